@@ -1,0 +1,1 @@
+"""cacheyard: a self-hosted Distributed Cache Service. docs/architecture.md is the map."""
