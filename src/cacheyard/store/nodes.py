@@ -8,6 +8,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from cacheyard.domain.nodes import Figures, Node, NodeSettings, NodeState, Role, Run
+from cacheyard.store import rows
 from cacheyard.store.tables import node_figures, nodes
 
 _ORDER = (nodes.c.shard_id, nodes.c.number)
@@ -95,18 +96,18 @@ def remove_of_instance(tx: Connection, instance_id: str) -> None:
 def record_figures(tx: Connection, seen: Iterable[Figures]) -> None:
     """Keep the newest figures of each node; of nodes that are gone, nothing."""
     known = {row.id for row in tx.execute(select(nodes.c.id))}
-    rows = [msgspec.to_builtins(figures) for figures in seen if figures.node_id in known]
-    if rows:
+    newest = [msgspec.to_builtins(figures) for figures in seen if figures.node_id in known]
+    if newest:
         statement = upsert(node_figures)
         renewed = {c.name: statement.excluded[c.name] for c in node_figures.c if c.name != "node_id"}
-        tx.execute(statement.on_conflict_do_update(index_elements=["node_id"], set_=renewed), rows)
+        tx.execute(statement.on_conflict_do_update(index_elements=["node_id"], set_=renewed), newest)
 
 
 def figures_of(tx: Connection, node_ids: Sequence[str]) -> dict[str, Figures]:
     """The newest figures by node id; a node that was never read is absent."""
-    rows = tx.execute(select(node_figures).where(node_figures.c.node_id.in_(node_ids))).mappings()
-    return {row["node_id"]: Figures(**row) for row in rows}
+    found = tx.execute(select(node_figures).where(node_figures.c.node_id.in_(node_ids)))
+    return {figures.node_id: figures for figures in rows.all_of(Figures, found)}
 
 
 def _many(tx: Connection, query: Any) -> list[Node]:
-    return [msgspec.convert(dict(row), Node) for row in tx.execute(query).mappings()]
+    return rows.all_of(Node, tx.execute(query))

@@ -1,0 +1,211 @@
+"""Runs tasks to their end, through crashes: the only module that knows DBOS.
+
+A service writes a task's row in the transaction of its request, then says `start`. The engine runs
+the steps of its kind one after another and records each in `task_steps`, which the API shows, and
+in DBOS's own journal, which says where to go on after a crash. Tasks that were written but not yet
+started when the process died are started at the next `launch`. Every step may run twice and must
+then change nothing.
+
+DBOS lives in a file of its own: sharing ours, its connections would fight ours for SQLite's one
+write lock. So a task is not enqueued inside the request's transaction; the sweep at launch closes
+that gap. Its names are private to this module; docs/architecture.md says why it was chosen.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from dbos import DBOS, SetWorkflowID
+
+from cacheyard.domain.tasks import Task, TaskStatus
+from cacheyard.store import tasks as task_rows
+from cacheyard.store.db import Store
+
+log = structlog.get_logger()
+
+_EXECUTOR = "control"
+_VERSION = "1"  # constant: with another version DBOS would not take up what an older one began
+
+
+class StepFailed(Exception):
+    """The step cannot reach what it must; its message is for the user. The task then undoes what it did."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of task is done: its steps in order, and what to do when one of them fails."""
+
+    steps: Sequence[Callable[["Work"], Awaitable[None]]]
+    undo: Callable[["Work"], Awaitable[None]]
+
+    @property
+    def step_names(self) -> list[str]:
+        """As the progress answer shows them: `Start nodes.`"""
+        return [step.__name__.replace("_", " ").capitalize() + "." for step in self.steps]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step has to work with."""
+
+    task: Task
+    tools: "Tools"
+
+
+class Tools:
+    """What all steps share; `tasks.tools` fills it."""
+
+    store: Store
+
+
+class Engine:
+    """One per process; DBOS itself is one per process."""
+
+    def __init__(self, tools: Tools, kinds: Mapping[str, Kind], journal: Path) -> None:
+        self._tools = tools
+        self._store = tools.store
+        self._kinds = kinds
+        self._journal = journal
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: dict[str, asyncio.Event] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+
+    async def launch(self) -> None:
+        """Take up what was under way, then be ready for more. Must run on the loop that steps will run on."""
+        global _engine  # noqa: PLW0603 - DBOS wants its workflow at module level
+        _engine = self
+        self._loop = asyncio.get_running_loop()
+        with self._store.read() as tx:
+            unfinished = task_rows.unfinished(tx)
+        if not unfinished:
+            _forget(self._journal)
+        _use_wal(self._journal)
+        logging.getLogger("dbos").setLevel(logging.ERROR)
+        DBOS(
+            config={
+                "name": "cacheyard",
+                "system_database_url": f"sqlite:///{self._journal}",
+                "executor_id": _EXECUTOR,
+                "application_version": _VERSION,
+                "log_level": "ERROR",
+                "run_admin_server": False,
+            }
+        )
+        DBOS.launch()
+        for task_id in unfinished:
+            if await DBOS.get_workflow_status_async(task_id) is None:
+                await self._begin(task_id)
+
+    def start(self, task_id: str) -> None:
+        """Begin a task whose row has been committed. Any thread may call."""
+        assert self._loop is not None  # noqa: S101
+        self._loop.call_soon_threadsafe(self._start_here, task_id)
+
+    async def ended(self, task_id: str, seconds: float) -> bool:
+        """Wait for a task to end; whether it has."""
+        event = self._ended.setdefault(task_id, asyncio.Event())
+        try:
+            if await self._store.run(self._status, task_id) is not TaskStatus.EXECUTING:
+                return True
+            await asyncio.wait_for(event.wait(), seconds)
+        except TimeoutError:
+            return False
+        finally:
+            self._ended.pop(task_id, None)
+        return True
+
+    async def close(self) -> None:
+        """Stop where we are; the next launch goes on from there."""
+        DBOS.destroy()
+
+    def _start_here(self, task_id: str) -> None:
+        starting = asyncio.ensure_future(self._begin(task_id))
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
+
+    async def _begin(self, task_id: str) -> None:
+        with SetWorkflowID(task_id):
+            await DBOS.start_workflow_async(_run, task_id)
+
+    async def run(self, task_id: str) -> None:
+        """The life of one task; DBOS repeats what it has no record of."""
+        task = await self._store.run(self._task, task_id)
+        if task is None or task.status is not TaskStatus.EXECUTING:
+            return
+        kind = self._kinds[task.kind]
+        work = Work(task, self._tools)
+        for number, name in enumerate(kind.step_names):
+            if await DBOS.run_step_async({"name": name}, self._step, work, number) is not None:
+                await DBOS.run_step_async({"name": "undo"}, self._undo, work)
+                break
+        if (event := self._ended.get(task_id)) is not None:
+            event.set()
+
+    async def _step(self, work: Work, number: int) -> str | None:
+        """Do a step and record it; why it failed, None if it did not."""
+        kind = self._kinds[work.task.kind]
+        about = log.bind(task=work.task.id, kind=work.task.kind, step=kind.step_names[number])
+        error: str | None = None
+        try:
+            await kind.steps[number](work)
+        except StepFailed as failed:
+            error = str(failed)
+            about.warning("step failed", instance=work.task.instance_id, why=error)
+        except Exception:  # the task loop: whatever a step does, the task must end
+            error = "internal error"
+            about.exception("step broke", instance=work.task.instance_id)
+        await self._store.run(self._record, work.task.id, number, number + 1 == len(kind.steps), error)
+        return error
+
+    async def _undo(self, work: Work) -> None:
+        await self._kinds[work.task.kind].undo(work)
+        await self._store.run(self._end_failed, work.task.id)
+
+    # The store's side, in its threads.
+
+    def _task(self, task_id: str) -> Task | None:
+        with self._store.read() as tx:
+            return task_rows.get(tx, task_id)
+
+    def _status(self, task_id: str) -> TaskStatus | None:
+        task = self._task(task_id)
+        return task.status if task else None
+
+    def _record(self, task_id: str, number: int, last: bool, error: str | None) -> None:
+        with self._store.note() as tx:
+            task_rows.end_step(tx, task_id, number, error)
+            if error is not None:
+                task_rows.note_error(tx, task_id, error)
+            elif last:
+                task_rows.end(tx, task_id, TaskStatus.SUCCESS)
+            else:
+                task_rows.begin_step(tx, task_id, number + 1)
+
+    def _end_failed(self, task_id: str) -> None:
+        with self._store.note() as tx:
+            task_rows.end(tx, task_id, TaskStatus.FAILED)
+
+
+_engine: Engine
+
+
+@DBOS.workflow(name="task")
+async def _run(task_id: str) -> None:
+    await _engine.run(task_id)
+
+
+def _forget(journal: Path) -> None:
+    """With no task under way the journal says nothing that our rows do not; this keeps it small."""
+    for suffix in ("", "-wal", "-shm"):
+        journal.with_name(journal.name + suffix).unlink(missing_ok=True)
+
+
+def _use_wal(journal: Path) -> None:
+    """WAL is kept in the file, and halves what a step costs."""
+    connection = sqlite3.connect(journal)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
