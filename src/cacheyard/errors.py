@@ -11,7 +11,7 @@ from typing import ClassVar
 class Refused(Exception):  # noqa: N818 - read as "the request was refused"
     """Invalid request."""
 
-    code: ClassVar[str] = "DCS.4800"
+    code: str = "DCS.4800"
     status: ClassVar[int] = 400
 
     def __init__(self, **facts: object) -> None:
@@ -27,6 +27,12 @@ class Invalid(Refused):
     """Invalid {parameter} in the request: {why}."""
 
     code = "DCS.4800"
+
+    def __init__(self, code: str | None = None, **facts: object) -> None:
+        """`code`: the documented one of this parameter, where the contract names one."""
+        super().__init__(**facts)
+        if code is not None:
+            self.code = code
 
 
 class EmptyBody(Refused):
