@@ -47,6 +47,144 @@ class NotJson(Refused):
     code = "DCS.4005"
 
 
+class BadName(Refused):
+    """Invalid DCS instance name: {why}."""
+
+    code = "DCS.4010"
+
+
+class BadEngine(Refused):
+    """The selected cache engine type (engine) is not supported: {why}."""
+
+    code = "DCS.4006"
+
+
+class BadVersion(Refused):
+    """The selected cache engine version (engine_version) is not supported: {why}."""
+
+    code = "DCS.4008"
+
+
+class BadFlavor(Refused):
+    """The param spec_code is invalid: {why}."""
+
+    code = "DCS.4927"
+
+
+class BadCapacity(Refused):
+    """Invalid {parameter} parameter in the request: {why}."""
+
+    code = "DCS.4012"
+
+
+class NoSuchZone(Refused):
+    """This AZ does not exist: {parameter} has {zone}."""
+
+    code = "DCS.4042"
+
+
+class ZoneSoldOut(Refused):
+    """The selected available zone quota is not enough for this spec_code: {why}."""
+
+    code = "DCS.4054"
+
+
+class NoSuchVpc(Refused):
+    """This VPC does not exist: vpc_id is {vpc_id}."""
+
+    code = "DCS.4068"
+
+
+class NoSuchSubnet(Refused):
+    """Invalid subnet_id in the request: {why}."""
+
+    code = "DCS.4016"
+
+
+class SubnetNotInVpc(Refused):
+    """This subnet must exist in the VPC: subnet_id is not in vpc_id."""
+
+    code = "DCS.4018"
+
+
+class NoSuchSecurityGroup(Refused):
+    """This security group does not exist: security_group_id is {security_group_id}."""
+
+    code = "DCS.4046"
+
+
+class BadPassword(Refused):
+    """The {parameter} does not meet complexity requirements: {why}."""
+
+    code = "DCS.4019"
+
+
+class PasswordMissing(Refused):
+    """The {parameter} parameter is missing or its value is invalid: {why}."""
+
+    code = "DCS.4845"
+
+
+class PasswordUnwanted(Refused):
+    """The request parameter {parameter} should not exist: {why}."""
+
+    code = "DCS.4849"
+
+
+class AccessUserUnwanted(Refused):
+    """The access_user parameter is missing or its value is invalid: Redis has none."""
+
+    code = "DCS.4844"
+
+
+class PasswordFree(Refused):
+    """This operation is not supported when Password-Free Access is enabled for the instance."""
+
+    code = "DCS.4850"
+
+
+class BadWindow(Refused):
+    """The value of maintain time is illegal ({parameter}): {why}."""
+
+    code = "DCS.4106"
+
+
+class TooManyInstances(Refused):
+    """The number of instance IDs in an instances array cannot exceed {limit}."""
+
+    code = "DCS.4100"
+
+
+class NoInstances(Refused):
+    """The instances parameter in the request cannot be a null value or left unspecified."""
+
+    code = "DCS.4065"
+
+
+class QuotaUsedUp(Refused):
+    """DCS instance quota of the tenant is insufficient: {why}."""
+
+    code = "DCS.4035"
+
+
+class MemoryQuotaUsedUp(Refused):
+    """Memory quota of the tenant is insufficient: {why}."""
+
+    code = "DCS.4036"
+
+
+class CannotResize(Refused):
+    """The system does not support this resize ({parameter}): {why}."""
+
+    code = "DCS.4102"
+
+
+class TaskUnderWay(Refused):
+    """This operation is not allowed when the task is in the current state ({status})."""
+
+    code = "DCS.4957"
+
+
 # --- Wait and send it again ---------------------------------------------------------------------
 
 
@@ -54,6 +192,48 @@ class Busy(Refused):
     """This operation is not allowed when the DCS instance is in the current state ({status})."""
 
     code = "DCS.4026"
+
+
+class BusyCreating(Busy):
+    """The instance is creating."""
+
+    code = "DCS.4118"
+
+
+class BusyRestarting(Busy):
+    """The instance is restarting."""
+
+    code = "DCS.4111"
+
+
+class BusyExtending(Busy):
+    """The instance is extending."""
+
+    code = "DCS.4113"
+
+
+class BusyConfiguring(Busy):
+    """The instance is configuring."""
+
+    code = "DCS.4114"
+
+
+class BusyChangingPassword(Busy):
+    """The instance is changing the password."""
+
+    code = "DCS.4115"
+
+
+class BusyRestoring(Busy):
+    """The instance is restoring."""
+
+    code = "DCS.4097"
+
+
+class NotRunning(Busy):
+    """The instance status is not running: it is {status}."""
+
+    code = "DCS.4049"
 
 
 # --- Show who you are ---------------------------------------------------------------------------
@@ -64,6 +244,44 @@ class Unauthenticated(Refused):
 
     code = "DCS.1001"
     status = 401
+
+
+class WrongCredentials(Unauthenticated):
+    """The user name or password is wrong."""
+
+
+class NoRoleOnScope(Unauthenticated):
+    """The user has no role on the requested scope, or it does not exist."""
+
+
+class BadSignature(Unauthenticated):
+    """Invalid signature: {why}."""
+
+
+class ClockSkew(Unauthenticated):
+    """The request was signed at {signed}, but it is {now} here; the clocks may differ by 15 minutes."""
+
+
+class Replayed(Unauthenticated):
+    """This signature has been used before; sign the request again."""
+
+
+class TokenExpired(Unauthenticated):
+    """Token expired."""
+
+    code = "DCS.1002"
+
+
+class NoToken(Unauthenticated):
+    """No token in the request."""
+
+    code = "DCS.1003"
+
+
+class WrongProject(Unauthenticated):
+    """Project ID does not match the token."""
+
+    code = "DCS.1004"
 
 
 # --- Ask for the right --------------------------------------------------------------------------
@@ -84,6 +302,16 @@ class NotFound(Refused):
 
     code = "DCS.4001"
     status = 404
+
+
+class NoSuchInstance(NotFound):
+    """This DCS instance does not exist."""
+
+    code = "DCS.3022"
+
+
+class NoSuchTask(NotFound):
+    """This task does not exist."""
 
 
 class MethodNotAllowed(Refused):

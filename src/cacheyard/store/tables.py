@@ -99,6 +99,8 @@ subnets = Table(
     Column("description", Text, nullable=False, default=""),
     Column("cidr", String(32), nullable=False),
     Column("gateway_ip", String(40), nullable=False),
+    Column("pool", String(32), nullable=False, unique=True),  # its real addresses: docs/network.md
+    Column("shown", JSON, nullable=False),  # what clients set and means nothing here, e.g. DNS
     Column("created_at", Integer, nullable=False),
 )
 
@@ -116,6 +118,7 @@ addresses = Table(
     "addresses",
     metadata,
     Column("ip", String(40), primary_key=True),  # a primary key: nobody gets an address twice
+    Column("number", Integer, nullable=False),  # the address as a number: to find the lowest free one
     _ref("subnet_id", "subnets"),
     _ref("instance_id", "instances"),
 )
@@ -281,4 +284,5 @@ facts = Table(  # the few things of which there is one: the region's slice, the 
 )
 
 Index("tasks_by_instance", tasks.c.instance_id, tasks.c.created_at)
+Index("addresses_by_number", addresses.c.subnet_id, addresses.c.number)
 Index("nodes_by_host", nodes.c.host_id, nodes.c.run)

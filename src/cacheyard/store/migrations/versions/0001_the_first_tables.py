@@ -207,6 +207,8 @@ def upgrade() -> None:
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("cidr", sa.String(length=32), nullable=False),
         sa.Column("gateway_ip", sa.String(length=40), nullable=False),
+        sa.Column("pool", sa.String(length=32), nullable=False),
+        sa.Column("shown", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
             ["project_id"],
@@ -217,6 +219,7 @@ def upgrade() -> None:
             ["vpcs.id"],
         ),
         sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("pool"),
     )
     with op.batch_alter_table("subnets", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_subnets_project_id"), ["project_id"], unique=False)
@@ -283,6 +286,7 @@ def upgrade() -> None:
     op.create_table(
         "addresses",
         sa.Column("ip", sa.String(length=40), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("subnet_id", sa.String(length=64), nullable=False),
         sa.Column("instance_id", sa.String(length=64), nullable=False),
         sa.ForeignKeyConstraint(
@@ -296,6 +300,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("ip"),
     )
     with op.batch_alter_table("addresses", schema=None) as batch_op:
+        batch_op.create_index("addresses_by_number", ["subnet_id", "number"], unique=False)
         batch_op.create_index(batch_op.f("ix_addresses_instance_id"), ["instance_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_addresses_subnet_id"), ["subnet_id"], unique=False)
 
@@ -408,6 +413,7 @@ def downgrade() -> None:
     with op.batch_alter_table("addresses", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_addresses_subnet_id"))
         batch_op.drop_index(batch_op.f("ix_addresses_instance_id"))
+        batch_op.drop_index("addresses_by_number")
 
     op.drop_table("addresses")
     with op.batch_alter_table("instances", schema=None) as batch_op:

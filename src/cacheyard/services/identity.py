@@ -1,0 +1,165 @@
+"""Who sent a request: from a token or from a signature to a `Principal`.
+
+Called by `api` for each request, before anything else is looked at. The messages say what is wrong
+with a token, a clock or a signature, and never whether a user exists.
+"""
+
+import threading
+from collections import OrderedDict
+
+from cacheyard.domain import signature
+from cacheyard.domain.identity import Principal, User
+from cacheyard.domain.passwords import sha256_hex
+from cacheyard.domain.signature import Fault, Request
+from cacheyard.errors import (
+    BadSignature,
+    ClockSkew,
+    NoToken,
+    Replayed,
+    TokenExpired,
+    Unauthenticated,
+    WrongProject,
+)
+from cacheyard.store import identity as rows
+from cacheyard.store.db import Store
+from cacheyard.store.secrets import Sealer
+
+# X-Sdk-Date counts whole seconds: a client that polls twice in one second sends the same signed GET
+# twice. Whatever changes something never has a second chance.
+READ_AGAIN_MS = 2_000
+READS_KEPT = 100_000  # signatures of reads in memory; an hour of a client that polls every 36 ms
+PRUNE_EVERY_MS = 60_000
+KEPT_MS = 2 * signature.WINDOW_MS  # dated 15 minutes ahead, a signature is good for 30 from its first sight
+
+
+class Signatures:
+    """Which signatures have been seen. One in a process; `api` makes it and passes it along."""
+
+    def __init__(self, store: Store) -> None:
+        """Those of changes are in the store, so that a restart forgets none; those of reads in memory."""
+        self._store = store
+        self._reads: OrderedDict[str, int] = OrderedDict()
+        self._pruned = 0
+        self._lock = threading.Lock()
+
+    def see(self, digest: str, *, reads: bool, now: int) -> None:
+        """Remember a signature that was right. Raises `Replayed` when it may not be used again."""
+        if not (self._see_read(digest, now) if reads else self._see_change(digest, now)):
+            raise Replayed
+
+    def _see_read(self, digest: str, now: int) -> bool:
+        with self._lock:
+            while self._reads:
+                oldest, seen = next(iter(self._reads.items()))
+                if seen > now - KEPT_MS and len(self._reads) < READS_KEPT:
+                    break
+                del self._reads[oldest]
+            return now - self._reads.setdefault(digest, now) <= READ_AGAIN_MS
+
+    def _see_change(self, digest: str, now: int) -> bool:
+        with self._lock:
+            prune = now - self._pruned >= PRUNE_EVERY_MS
+            if prune:
+                self._pruned = now
+        with self._store.note() as tx:
+            if prune:
+                rows.forget_signatures(tx, now - KEPT_MS)
+            return rows.first_sight(tx, digest, now)
+
+
+def authenticate_token(store: Store, token: str | None, *, now: int) -> Principal:
+    """The user of a token, on the token's project."""
+    if not token:
+        raise NoToken
+    with store.read() as tx:
+        kept = rows.token(tx, sha256_hex(token))
+        if kept is None:
+            raise Unauthenticated(why="it was never issued here, or it has been revoked")
+        if kept.expires_at <= now:
+            raise TokenExpired
+        user = rows.user(tx, user_id=kept.user_id)
+        if user is None or not user.enabled:
+            raise Unauthenticated(why="it was never issued here, or it has been revoked")
+        principal = _principal(user)
+        if kept.project_id is None:
+            return principal
+        project = rows.project(tx, project_id=kept.project_id)
+        roles = rows.roles_on(tx, user.id, kept.project_id)
+    if project is None or not roles:
+        raise Unauthenticated(why="its user has no role on its project any more")
+    return _on(principal, project.id, project.name, roles)
+
+
+def authenticate_signature(
+    store: Store, sealer: Sealer, seen: Signatures, request: Request, *, now: int
+) -> Principal:
+    """The user of a signed request, on no project yet: `for_project` takes the one of the path."""
+    try:
+        authorization = signature.parse(request.headers.get("authorization", ""))
+        signed = signature.signed_at(request)
+        if abs(now - signed) > signature.WINDOW_MS:
+            raise ClockSkew(signed=signature.show_date(signed), now=signature.show_date(now))
+        with store.read() as tx:
+            found = rows.live_key(tx, authorization.access)
+        if found is None:
+            raise BadSignature(why="the access key is unknown or disabled")
+        user, sealed = found
+        if not signature.fits(request, authorization, sealer.open(sealed)):
+            raise BadSignature(why="it does not fit the request; check the secret key and what is signed")
+    except Fault as fault:
+        raise BadSignature(why=str(fault)) from None
+    seen.see(sha256_hex(authorization.signature), reads=request.reads, now=now)
+    return _principal(user, may_choose=True)
+
+
+def for_project(store: Store, principal: Principal, project_id: str) -> Principal:
+    """The principal on the project that a request names. Raises `WrongProject` when it may not be there."""
+    if principal.project_id == project_id:
+        return principal
+    if not principal.may_choose:
+        raise WrongProject
+    with store.read() as tx:
+        project = rows.project(tx, project_id=project_id)
+        roles = rows.roles_on(tx, principal.user_id, project_id)
+    if project is None or not roles:
+        raise WrongProject
+    return _on(principal, project.id, project.name, roles)
+
+
+def any_role(store: Store, principal: Principal) -> Principal:
+    """For operations without a project in their path: the principal with all roles that it has anywhere."""
+    if principal.project_id is not None:
+        return principal
+    with store.read() as tx:
+        roles = {role for _, role in rows.all_roles(tx, principal.user_id)}
+    return Principal(
+        user_id=principal.user_id,
+        user_name=principal.user_name,
+        domain_id=principal.domain_id,
+        domain_name=principal.domain_name,
+        roles=tuple(sorted(roles)),
+        may_choose=principal.may_choose,
+    )
+
+
+def _principal(user: User, *, may_choose: bool = False) -> Principal:
+    return Principal(
+        user_id=user.id,
+        user_name=user.name,
+        domain_id=user.domain_id,
+        domain_name=user.domain_name,
+        may_choose=may_choose,
+    )
+
+
+def _on(principal: Principal, project_id: str, project_name: str, roles: tuple[str, ...]) -> Principal:
+    return Principal(
+        user_id=principal.user_id,
+        user_name=principal.user_name,
+        domain_id=principal.domain_id,
+        domain_name=principal.domain_name,
+        project_id=project_id,
+        project_name=project_name,
+        roles=roles,
+        may_choose=principal.may_choose,
+    )
