@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Final, Literal
 
 from cacheyard.contract import types
-from cacheyard.contract.document import REF, Json, is_struct, json_type, load
+from cacheyard.contract.document import Json, is_struct, load, ref
 
 
 class _Absent(Enum):
@@ -65,9 +65,9 @@ def _schemas() -> Json:
 
 def compiled(schema: Schema, name: str | None = None) -> Check:
     """The check of a schema; `name` is the one it has under `components`."""
-    if "$ref" in schema:
-        return check_named(schema["$ref"].removeprefix(REF))
-    match json_type(dict(schema)):
+    if target := ref(schema):
+        return check_named(target)
+    match schema.get("type"):
         case "string":
             return _string(schema)
         case "integer":
@@ -78,7 +78,7 @@ def compiled(schema: Schema, name: str | None = None) -> Check:
             return _boolean
         case "array":
             return _array(schema)
-        case "object" if name is not None and is_struct(dict(schema)):
+        case "object" if name is not None and is_struct(schema):
             return _struct(name, schema)
         case "object":
             return _map(schema)

@@ -3,6 +3,7 @@
 Called by `generate`, by `api.checks` (schemas of bodies) and by `api.reference` (the docs page).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,12 @@ def load() -> Json:
     return contract
 
 
-def is_struct(schema: Json) -> bool:
+def is_struct(schema: Mapping[str, Any]) -> bool:
     """Whether a schema has named properties only, and so a type of its own; free keys make it a dict."""
     return schema.get("type") == "object" and "additionalProperties" not in schema
 
 
-def json_type(schema: Json) -> str | None:
-    """The JSON type of a schema, null left aside."""
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        return next((k for k in kind if k != "null"), None)
-    return kind
+def ref(schema: Mapping[str, Any]) -> str | None:
+    """The name of the schema that this one points to, be it bare or with a description beside it."""
+    target: str | None = schema.get("$ref") or next((s.get("$ref") for s in schema.get("allOf", ())), None)
+    return target.removeprefix(REF) if target else None

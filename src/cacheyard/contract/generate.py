@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .document import REF, Json, is_struct, json_type, load
+from .document import Json, is_struct, load, ref
 
 HERE = Path(__file__).parent
 METHODS = ("get", "put", "post", "delete", "patch", "head")
@@ -80,13 +80,9 @@ def identifier(wire: str) -> str:
 
 def python_type(schema: Json, schemas: Json) -> str:
     """The annotation of a schema, without `None`."""
-    if "$ref" in schema:
-        name: str = schema["$ref"].removeprefix(REF)
-        target = schemas[name]
-        return name if is_struct(target) else python_type(target, schemas)
-    if "anyOf" in schema:
-        return " | ".join(python_type(s, schemas) for s in schema["anyOf"] if s.get("type") != "null")
-    match json_type(schema):
+    if name := ref(schema):
+        return name if is_struct(schemas[name]) else python_type(schemas[name], schemas)
+    match schema.get("type"):
         case "string":
             return "str"
         case "integer":
@@ -171,8 +167,7 @@ def parameter(raw: Json, shared: dict[str, str]) -> str:
 def schema_name(message: Mapping[str, Any]) -> str | None:
     """The schema of a JSON body that is a reference; None for no body, or a body that is not JSON."""
     schema: Json = message.get("content", {}).get("application/json", {}).get("schema", {})
-    ref: str | None = schema.get("$ref")
-    return ref.removeprefix(REF) if ref else None
+    return ref(schema)
 
 
 def quoted(value: object) -> str:
