@@ -31,6 +31,10 @@ _FACT = "bootstrap"
 SLICE = "slice"  # the fact that has the region's part of 127.0.0.0/8
 
 
+class RegionRefused(Exception):  # noqa: N818 - reads as it is meant
+    """The data directory belongs to another region. For the operator, at start."""
+
+
 class Bootstrap(msgspec.Struct, frozen=True, kw_only=True):
     """What the first user needs to know. The password and the secret key show in no repr."""
 
@@ -57,12 +61,16 @@ class Bootstrap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bootstrap(store: Store, sealer: Sealer, settings: Settings, claims: Path = CLAIMS) -> Bootstrap:
-    """Make what is missing of the region and say what there is. Raises `store.slices.SliceRefused`."""
+    """Make what is missing of the region and say what there is.
+
+    Raises `RegionRefused` and `store.slices.SliceRefused`, for the operator.
+    """
     with store.read() as tx:
-        kept = rows.fact(tx, SLICE) or ""
+        kept, first = rows.fact(tx, SLICE) or "", rows.fact(tx, _FACT)
+    if first is not None and first["region"] != settings.region:
+        # the project's name and the ids of the zones follow from it
+        raise RegionRefused(f"this is region {first['region']}: it cannot become {settings.region}")
     cidr = claim(settings.data, settings.cidr, kept, claims)
-    with store.read() as tx:
-        first = rows.fact(tx, _FACT)
     password = None if first is not None else generate_password()
     hashed = hash_password(password) if password is not None else ""
     with store.write() as tx:

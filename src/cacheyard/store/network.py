@@ -30,7 +30,7 @@ def add_vpc(tx: Connection, vpc: Vpc) -> None:
     tx.execute(insert(vpcs).values(**msgspec.to_builtins(vpc)))
 
 
-def vpc(tx: Connection, project_id: str, vpc_id: str) -> Vpc | None:
+def get_vpc(tx: Connection, project_id: str, vpc_id: str) -> Vpc | None:
     """A VPC of the project; another project's is not there."""
     query = select(vpcs).where(vpcs.c.id == vpc_id, vpcs.c.project_id == project_id)
     return one_of(Vpc, tx.execute(query))
@@ -66,7 +66,7 @@ def add_subnet(tx: Connection, subnet: Subnet) -> None:
     tx.execute(insert(subnets).values(**msgspec.to_builtins(subnet)))
 
 
-def subnet(tx: Connection, project_id: str, subnet_id: str) -> Subnet | None:
+def get_subnet(tx: Connection, project_id: str, subnet_id: str) -> Subnet | None:
     """A subnet of the project; another project's is not there."""
     found = subnet_by_id(tx, subnet_id)
     return found if found is not None and found.project_id == project_id else None
@@ -119,7 +119,7 @@ def add_group(tx: Connection, group: SecurityGroup) -> None:
     tx.execute(insert(security_groups).values(**msgspec.to_builtins(group)))
 
 
-def group(tx: Connection, project_id: str, group_id: str) -> SecurityGroup | None:
+def get_security_group(tx: Connection, project_id: str, group_id: str) -> SecurityGroup | None:
     """A security group of the project; another project's is not there."""
     query = select(security_groups).where(
         security_groups.c.id == group_id, security_groups.c.project_id == project_id
