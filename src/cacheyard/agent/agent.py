@@ -1,0 +1,120 @@
+"""The agent of one host, as `cacheyard up` and `cacheyard agent` run it. Servers outlive it."""
+
+import asyncio
+import fcntl
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from cacheyard.agent import hosts
+from cacheyard.agent.halt import halt
+from cacheyard.agent.observe import Observer
+from cacheyard.agent.supervisor import Supervisor
+from cacheyard.engine import find
+from cacheyard.settings import Settings
+from cacheyard.store.db import Store
+from cacheyard.store.secrets import Sealer
+
+log = structlog.get_logger()
+
+__all__ = ["Agent", "AgentRuns", "stop_all"]
+
+
+class AgentRuns(Exception):  # noqa: N818 - read as "an agent runs"
+    """An agent already looks after this data directory."""
+
+
+class Agent:
+    """`run` until `stop`; both in one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        *,
+        az_codes: tuple[str, ...],
+        host_id: str = hosts.LOCAL,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._az_codes = az_codes
+        self._host_id = host_id
+        self._task: asyncio.Task[None] | None = None
+        self._versions: dict[str, tuple[int, int, int]] = {}
+        self.ready = asyncio.Event()  # set when the host is registered and all that ran is adopted
+
+    async def run(self) -> None:
+        """Register the host, adopt what runs, then keep at it. Raises `AgentRuns` when another one does."""
+        lock = _only_one(self._settings.nodes)
+        try:
+            self._task = asyncio.create_task(self._work())
+            with suppress(asyncio.CancelledError):
+                await self._task
+        finally:
+            if self._task is not None and not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task])
+            os.close(lock)
+
+    async def stop(self) -> None:
+        """Let go of all servers, which go on; `run` returns."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _work(self) -> None:
+        engines = await asyncio.to_thread(find.engines)
+        self._versions = {engine.binary: engine.version for engine in engines}
+        host = await hosts.register(self._store, engines, self._az_codes, self._host_id)
+        log.info("agent runs", host=host.id, engines=[f"{e.name} {e.version_text}" for e in engines])
+        sealer = await asyncio.to_thread(Sealer.of, self._settings.secret_key)
+        supervisor = Supervisor(
+            self._store,
+            self._settings,
+            self._host_id,
+            open_secret=sealer.open,
+            version_of=self._version_of,
+        )
+        observer = Observer(
+            self._store, self._host_id, self._settings.observe_seconds, lambda: supervisor.watched
+        )
+        async with asyncio.TaskGroup() as both:
+            both.create_task(supervisor.run())
+            began = time.monotonic()
+            await supervisor.ready.wait()
+            self.ready.set()
+            took = round((time.monotonic() - began) * 1000, 1)
+            log.info("agent ready", adopted=supervisor.adopted, took_ms=took)
+            both.create_task(observer.run())
+
+    def _version_of(self, binary: str) -> tuple[int, int, int]:
+        if binary not in self._versions:  # installed since
+            engine = find.ask(Path(binary))
+            if engine is None:
+                raise OSError(f"{binary} is not a server that runs here")
+            self._versions[binary] = engine.version
+        return self._versions[binary]
+
+
+async def stop_all(settings: Settings) -> int:
+    """End every server of this data directory, so that the next agent finds their data again; what is wanted
+    of them stays as it is. Answers how many ran. Raises `AgentRuns` while an agent would start them again."""
+    lock = _only_one(settings.nodes)
+    try:
+        return await halt(settings)
+    finally:
+        os.close(lock)
+
+
+def _only_one(nodes: Path) -> int:
+    nodes.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(nodes / ".agent", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise AgentRuns(str(nodes)) from None
+    return lock

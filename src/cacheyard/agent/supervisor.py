@@ -1,0 +1,364 @@
+"""Makes the processes of this host equal to its rows: the agent's loop.
+
+Level-triggered: it reads the rows of its host, looks at the processes, and removes the difference.
+Changes of this process wake it, an ending server does, and twenty times a second it asks the
+database whether another process has written; once a second it looks in any case. A look at nothing
+new costs one query of a few columns.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+import structlog
+
+from cacheyard.agent.decide import STEADY, Act, Seen, backoff, decide, state
+from cacheyard.agent.process import AlreadyRuns, Process
+from cacheyard.agent.pulse import Pulse
+from cacheyard.agent.server import Server, end_and_remove
+from cacheyard.clock import now_ms
+from cacheyard.domain.nodes import Node, NodeState, Run
+from cacheyard.engine.redis import RedisError
+from cacheyard.settings import Settings
+from cacheyard.store import nodes
+from cacheyard.store.db import Store
+
+log = structlog.get_logger()
+
+AT_ONCE = 16  # acts at a time; more only make each slower
+POLL_SECONDS = 0.05  # how often to ask whether another process has written; 15 microseconds each
+LOOK_SECONDS = 1.0  # how often to look without being woken
+SHARE = 4  # after reading rows for a time, pause so many times as long: at most a fifth of a core
+SLOT_SECONDS = 1.0  # how long a starting server counts as an act; loading much data must not hold up others
+
+_EXPECTED = (OSError, RedisError, AlreadyRuns, TimeoutError)  # these say enough without a traceback
+
+
+class Watched:
+    """A node, its server, and what the supervisor remembers of it."""
+
+    def __init__(self, node: Node, server: Server) -> None:
+        self.node = node
+        self.server = server
+        self.vanished = False  # its row is no longer there
+        self.directory = server.directory.exists()
+        self.answering = False
+        self.sure = True  # whether `answering` is known; not so between adoption and the first answer
+        self.was_up = node.seen_incarnation > 0
+        self.failures = 0
+        self.not_before = 0.0
+        self.error: str | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.pulse: Pulse | None = None
+        self.reported = nodes.Report(
+            node_id=node.id,
+            state=node.seen_state,
+            since=node.seen_since,
+            incarnation=node.seen_incarnation,
+            generation=node.seen_generation,
+            pid=node.seen_pid,
+            error=node.seen_error,
+        )
+
+    @property
+    def seen(self) -> Seen:
+        """For `decide`."""
+        record = self.server.process.record if self.server.process is not None else None
+        return Seen(
+            alive=self.server.alive,
+            directory=self.directory,
+            answering=self.answering,
+            was_up=self.was_up,
+            incarnation=record.incarnation if record else 0,
+            generation=record.generation if record else 0,
+            not_before=self.not_before,
+        )
+
+    def report(self) -> nodes.Report:
+        """What the row should say."""
+        seen = self.seen
+        now = state(self.node, seen)
+        known = seen.incarnation > 0 and self.was_up
+        return nodes.Report(
+            node_id=self.node.id,
+            state=now,
+            since=self.reported.since if now is self.reported.state else now_ms(),
+            incarnation=seen.incarnation if known else self.reported.incarnation,
+            generation=seen.generation if known else self.reported.generation,
+            pid=self.server.process.pid if now is NodeState.ACTIVE and self.server.process else None,
+            error=self.error,
+        )
+
+
+class Supervisor:
+    """Runs until it is cancelled; the servers stay."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        host_id: str,
+        *,
+        open_secret: Callable[[str], str],
+        version_of: Callable[[str], tuple[int, int, int]],
+    ) -> None:
+        self.watched: dict[str, Watched] = {}
+        self._store = store
+        self._settings = settings
+        self._host_id = host_id
+        self._open_secret = open_secret
+        self._version_of = version_of
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._woken = asyncio.Event()
+        self._dirty: set[str] = set()
+        self._reports: dict[str, nodes.Report] = {}
+        self._reporting: asyncio.Task[None] | None = None
+        self._outlines: dict[str, nodes.Outline] = {}
+        self._version = -1
+        self._read_at = 0.0
+        self._read_took = 0.0
+        self.adopted = 0
+        self.ready = asyncio.Event()  # all that ran has been adopted
+
+    async def run(self) -> None:
+        """The loop."""
+        with self._store.changes() as self._woken:
+            try:
+                while True:
+                    await self._turn_safely()
+            finally:
+                await self._let_go()
+
+    async def _turn_safely(self) -> None:
+        try:
+            await self._turn()
+        except Exception:  # the loop must survive anything; what it did not do, it does next time
+            log.exception("agent stumbled")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _turn(self) -> None:
+        if self._must_read():
+            await self._read()
+        if not self.ready.is_set():
+            await self._remove_orphans()
+            self.ready.set()
+        dirty, self._dirty = self._dirty, set()
+        for node_id in dirty:
+            if (watched := self.watched.get(node_id)) is not None:
+                self._consider(watched)
+        await self._pause()
+
+    def _must_read(self) -> bool:
+        version = self._store.data_version()
+        late = time.monotonic() - self._read_at > LOOK_SECONDS
+        if not (self._woken.is_set() or version != self._version or late):
+            return False
+        self._woken.clear()
+        self._version = version
+        return True
+
+    async def _pause(self) -> None:
+        rest = self._read_at + SHARE * self._read_took - time.monotonic()
+        if rest > 0:
+            await asyncio.sleep(rest)
+        if self._dirty:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._woken.wait()
+
+    def look(self, node_id: str) -> None:
+        """Have the loop consider a node."""
+        self._dirty.add(node_id)
+        self._woken.set()
+
+    # --- Rows ------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        began = time.monotonic()
+        outlines, changed = await self._store.run(self._read_changed, dict(self._outlines))
+        for node in changed:
+            self._note_row(node)
+        for node_id in self._outlines.keys() - outlines.keys():
+            watched = self.watched[node_id]
+            watched.vanished = True
+            watched.node = msgspec.structs.replace(watched.node, run=Run.GONE)
+            self._dirty.add(node_id)
+        self._outlines = outlines
+        self._read_at = time.monotonic()
+        self._read_took = self._read_at - began
+
+    def _read_changed(
+        self, known: dict[str, nodes.Outline]
+    ) -> tuple[dict[str, nodes.Outline], Iterable[Node]]:
+        with self._store.read() as tx:
+            outlines = {outline.id: outline for outline in nodes.outlines_of_host(tx, self._host_id)}
+            changed = [node_id for node_id, outline in outlines.items() if known.get(node_id) != outline]
+            return outlines, nodes.by_ids(tx, changed) if changed else ()
+
+    def _note_row(self, node: Node) -> None:
+        watched = self.watched.get(node.id)
+        if watched is None:
+            server = Server(self._settings.nodes / node.id, partial(self._exited, node.id))
+            watched = self.watched[node.id] = Watched(node, server)
+            if watched.directory and server.adopt(node, self._open_secret(node.settings.internal_secret)):
+                watched.sure = False
+                self.adopted += 1
+                self._feel(watched)
+        watched.node = node
+        watched.vanished = False
+        watched.failures, watched.not_before = 0, 0.0  # what failed may do with other settings
+        self._dirty.add(node.id)
+
+    async def _remove_orphans(self) -> None:
+        """Servers and directories of nodes whose rows went while no agent was there."""
+        if not self._settings.nodes.is_dir():
+            return
+        for directory in sorted(self._settings.nodes.iterdir()):
+            if directory.is_dir() and directory.name not in self.watched:
+                await end_and_remove(directory)
+                log.info("orphan removed", node=directory.name)
+
+    # --- Acts ------------------------------------------------------------------------------------
+
+    def _consider(self, watched: Watched) -> None:
+        if watched.sure or not watched.server.alive:
+            self._report(watched)
+        if watched.task is not None:
+            return  # considered again when it is done
+        now = time.monotonic()
+        act = decide(watched.node, watched.seen, now)
+        if act is Act.WAIT:
+            delay = watched.not_before - now
+            asyncio.get_running_loop().call_later(delay, self.look, watched.node.id)
+        elif act is not None:
+            watched.task = asyncio.create_task(self._carry_out(watched))
+            watched.task.add_done_callback(lambda task: self._done(watched, task))
+        elif watched.vanished:
+            del self.watched[watched.node.id]
+
+    async def _carry_out(self, watched: Watched) -> None:
+        async with self._slots:
+            # more may have changed while it waited its turn
+            act = decide(watched.node, watched.seen, time.monotonic())
+            node, began = watched.node, time.monotonic()
+            facts: dict[str, object] = {}
+            match act:
+                case Act.START:
+                    done = "node started"
+                    await self._start(watched)
+                case Act.RESTART:
+                    done = "node restarted"
+                    known = watched.seen.incarnation > 0
+                    await watched.server.stop(node, keep=node.keep_data or not known)
+                    await self._start(watched)
+                case Act.APPLY:
+                    done = "node changed"
+                    secret = self._open_secret(node.settings.internal_secret)
+                    facts["changed"] = await watched.server.apply(node, secret)
+                    watched.failures, watched.error = 0, None
+                case Act.STOP:
+                    done = "node stopped"
+                    await watched.server.stop(node, keep=node.keep_data)
+                case Act.REMOVE:
+                    done = "node removed"
+                    self._report(watched)
+                    await watched.server.remove()
+                    watched.directory = False
+                case _:
+                    return
+            took = round((time.monotonic() - began) * 1000, 1)
+            pid = watched.server.process.pid if watched.server.process else None
+            log.info(done, node=node.id, role=node.role.value, pid=pid, took_ms=took, **facts)
+
+    async def _start(self, watched: Watched) -> None:
+        node = watched.node
+        watched.directory = True
+        secret = self._open_secret(node.settings.internal_secret)
+        await watched.server.start(node, secret, self._version_of(node.binary))
+        pulse = self._feel(watched)
+        await pulse.first_answer(SLOT_SECONDS)
+
+    def _done(self, watched: Watched, task: asyncio.Task[None]) -> None:
+        watched.task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            watched.failures += 1
+            watched.error = f"{type(error).__name__}: {error}"
+            watched.not_before = time.monotonic() + backoff(watched.failures)
+            whole = None if isinstance(error, _EXPECTED) else error
+            log.warning("node act failed", node=watched.node.id, why=watched.error, exc_info=whole)
+        self.look(watched.node.id)
+
+    def _exited(self, node_id: str, process: Process) -> None:
+        watched = self.watched.get(node_id)
+        if watched is None or watched.server.process is not process:
+            return
+        if watched.pulse is not None:
+            watched.pulse.stop()
+        answered, watched.answering = watched.answering, False
+        if not process.expected:
+            watched.failures = watched.failures + 1 if process.age < STEADY else 0
+            # the first time it goes at once, if it was any good
+            watched.not_before = time.monotonic() + backoff(max(0, watched.failures - answered))
+            watched.error = f"{process.ended}: {watched.server.last_words()}"
+            log.warning(
+                "node died", node=node_id, pid=process.pid, why=watched.error, failures=watched.failures
+            )
+        self.look(node_id)
+
+    def _feel(self, watched: Watched) -> Pulse:
+        assert watched.server.link is not None  # noqa: S101
+        watched.pulse = Pulse(watched.server.link, lambda answering, why: self._felt(watched, answering, why))
+        return watched.pulse
+
+    def _felt(self, watched: Watched, answering: bool, why: str | None) -> None:
+        watched.answering, watched.sure, watched.error = answering, True, why
+        if answering:
+            watched.was_up = True
+            watched.server.settle()
+        else:
+            log.warning("node does not answer", node=watched.node.id, why=why)
+        self.look(watched.node.id)
+
+    # --- Reports ---------------------------------------------------------------------------------
+
+    def _report(self, watched: Watched) -> None:
+        report = watched.report()
+        if report != watched.reported:
+            watched.reported = report
+            self._reports[report.node_id] = report
+            self._write_soon()
+
+    def _write_soon(self) -> None:
+        if self._reports and self._reporting is None:
+            reports, self._reports = self._reports, {}  # what comes meanwhile goes with the next transaction
+            self._reporting = asyncio.create_task(self._store.run(self._write, list(reports.values())))
+            self._reporting.add_done_callback(partial(self._written, reports))
+
+    def _written(self, reports: dict[str, nodes.Report], task: "asyncio.Task[None]") -> None:
+        self._reporting = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("agent cannot report", nodes=len(reports), exc_info=error)
+            self._reports = reports | self._reports
+            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._write_soon)
+        else:
+            self._write_soon()
+
+    def _write(self, reports: list[nodes.Report]) -> None:
+        with self._store.write() as tx:
+            nodes.report_all(tx, reports)
+
+    async def _let_go(self) -> None:
+        for watched in self.watched.values():
+            if watched.task is not None:
+                watched.task.cancel()
+            if watched.pulse is not None:
+                watched.pulse.stop()
+            if watched.server.process is not None:
+                watched.server.process.forget()
+            await watched.server.hang_up()
+        if self._reporting is not None:
+            await asyncio.wait([self._reporting])

@@ -1,0 +1,23 @@
+"""Waiting in tests: a condition, a deadline in seconds, and a name for what is waited for."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def until(check: Callable[[], T | None], *, seconds: float, what: str, pause: float = 0.005) -> T:
+    """Call `check` until it answers something true, and return that; `OSError` counts as not yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen: object
+        try:
+            seen = check()
+        except OSError as error:
+            seen = error
+        if seen and not isinstance(seen, OSError):
+            return seen  # type: ignore[return-value]
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"waited {seconds:g} s for {what}; last seen: {seen!r}")
+        time.sleep(pause)
