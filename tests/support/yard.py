@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import insert
+from support.waiting import until
 
 from cacheyard.agent import process
 from cacheyard.domain.nodes import AclUser, Address, Node, NodeSettings, Role, Run
@@ -20,8 +21,6 @@ from cacheyard.store import nodes, tables
 from cacheyard.store.db import Store
 from cacheyard.store.migrate import migrate
 from cacheyard.store.secrets import Sealer
-
-from support.waiting import until
 
 SECRET = "internal-secret"
 PASSWORD_SHA256 = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"  # "password"

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from cacheyard.domain.nodes import Address, Figures, NodeSettings
-from cacheyard.engine.redis_conf import INTERNAL_USER, acl_rules, live
+from cacheyard.engine.redis_conf import INTERNAL_USER, RESERVED_USERS, acl_rules, live, replication
 
 __all__ = [
     "SECONDS",
@@ -189,7 +189,7 @@ async def _apply_config(
 ) -> list[str]:
     answer = await link.call("CONFIG", "GET", "*")
     now = dict(zip(answer[::2], answer[1::2], strict=True))
-    wanted = live(settings, server) | {"masteruser": INTERNAL_USER, "masterauth": secret}
+    wanted = live(settings, server) | replication(secret)
     # `bind` closes and opens the sockets and resets connections being made: never without need
     changes = {name: value for name, value in wanted.items() if now.get(name) != value}
     if not changes:
@@ -204,12 +204,12 @@ async def _apply_config(
 async def _apply_users(link: Link, settings: NodeSettings) -> None:
     # Not ACL LOAD: before 7.2 it closes the connection of every user but `default`, replication's too.
     there = set(await link.call("ACL", "USERS"))
-    wanted = {user.name: acl_rules(user) for user in settings.users if user.name != INTERNAL_USER}
+    wanted = {user.name: acl_rules(user) for user in settings.users if user.name not in RESERVED_USERS}
     wanted.setdefault("default", ("reset",))
     commands: list[tuple[str | int, ...]] = [
         ("ACL", "SETUSER", name, *rules) for name, rules in wanted.items()
     ]
-    if gone := sorted(there - wanted.keys() - {INTERNAL_USER}):
+    if gone := sorted(there - wanted.keys() - RESERVED_USERS):
         commands.append(("ACL", "DELUSER", *gone))
     await link.calls(commands)
 

@@ -7,13 +7,18 @@ agent died before it had written down the server's pid ends by itself.
 """
 
 import hashlib
+import hmac
 from pathlib import Path
 
 import msgspec
 
 from cacheyard.domain.nodes import AclUser, NodeSettings
 
-INTERNAL_USER = "cacheyard"  # replication, Sentinel and cacheyard itself; tenants cannot take the name
+INTERNAL_USER = "cacheyard"  # cacheyard itself; tenants cannot take the name
+# Replication logs in with a user and a password of its own, which can do nothing else: tenants may read
+# all parameters, `masterauth` too.
+REPLICATION_USER = "cacheyard-replication"
+RESERVED_USERS = frozenset({INTERNAL_USER, REPLICATION_USER})
 
 # How often a server looks after its time-outs and expired keys. 100 idle servers of 7.0 cost 10.6 % of a
 # core at Redis' own 10 and 1.5 % at 1, but at 1 a stop takes a second. Redis Cluster counts on 10.
@@ -87,7 +92,7 @@ def render(
     lines += [_line("rename-command", f"{old} {_word(new)}") for old, new in settings.rename_commands.items()]
     if settings.replica_of is not None:
         lines.append(f"replicaof {settings.replica_of.ip} {settings.replica_of.port}")
-    gate = [f"masteruser {INTERNAL_USER}", f"masterauth {_word(secret)}", f"port {settings.port}"]
+    gate = [*(_line(name, value) for name, value in replication(secret).items()), f"port {settings.port}"]
     return Rendered(file=_text(lines), gate=_text(gate), acl=_text(acl_lines(settings.users, secret)))
 
 
@@ -141,7 +146,12 @@ def for_version(chosen: dict[str, str], server: tuple[int, int, int]) -> dict[st
 def acl_lines(users: tuple[AclUser, ...], secret: str) -> list[str]:
     """The ACL file, a user a line. Without a `default` among `users` nobody gets in unnamed."""
     internal = AclUser(name=INTERNAL_USER, password_sha256=digest(secret), rules=("~*", "&*", "+@all"))
-    everyone = {user.name: user for user in users} | {INTERNAL_USER: internal}
+    replicas = AclUser(
+        name=REPLICATION_USER,
+        password_sha256=digest(replication(secret)["masterauth"]),
+        rules=("+psync", "+replconf", "+ping"),
+    )
+    everyone = {user.name: user for user in (*users, internal, replicas)}
     lines = [f"user {user.name} {' '.join(acl_rules(user))}" for user in everyone.values()]
     if "default" not in everyone:
         lines.insert(0, "user default reset")
@@ -152,6 +162,12 @@ def acl_rules(user: AclUser) -> tuple[str, ...]:
     """The words of `ACL SETUSER` after the name: the whole user, whatever it was before."""
     password = "nopass" if user.password_sha256 is None else f"#{user.password_sha256}"
     return ("reset", "on", password, *user.rules)
+
+
+def replication(secret: str) -> dict[str, str]:
+    """How a replica logs in at its master. The password tells nothing of the secret it is made from."""
+    password = hmac.new(secret.encode(), b"replication", hashlib.sha256).hexdigest()
+    return {"masteruser": REPLICATION_USER, "masterauth": password}
 
 
 def digest(secret: str) -> str:
