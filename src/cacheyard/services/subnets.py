@@ -37,7 +37,6 @@ from cacheyard.services.network import (
 from cacheyard.store import network
 from cacheyard.store.identity import fact
 
-
 # --- VPC API --------------------------------------------------------------------------------------
 
 
