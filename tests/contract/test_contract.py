@@ -145,6 +145,10 @@ def test_nothing_in_it_points_outside_the_project() -> None:
     assert "x-note" not in text
 
 
+def test_only_getting_a_token_needs_no_token() -> None:
+    assert [o.id for o in ALL if o.public] == ["keystone_create_user_token_by_password"]
+
+
 # --- examples ------------------------------------------------------------------------------------
 
 
@@ -288,8 +292,8 @@ InstanceStatistic integer keys
 ProductsV1 number price
 ProductsV1 object details
 ProductsV1 string engine_versions
-DetailsV1 number capacity
-DetailsV1 integer max_memory tenant_ip_count db_number
+DetailsV1 number capacity max_memory
+DetailsV1 integer tenant_ip_count db_number
 ErrorResponse string error_code error_msg error_ext_msg
 ErrorV1 string code ext_message
 TopologyInfo object bandwidth dbs dims

@@ -170,6 +170,25 @@ def test_an_optional_body_may_be_missing() -> None:
     assert parse_body(OPERATIONS["copy_instance"], b"null") is None
 
 
+def test_version_1_takes_what_the_go_client_sends() -> None:
+    raw = {
+        "name": "dcs-test",
+        "engine": "Redis",
+        "engine_version": "5.0",
+        "spec_code": "redis.single.xu1.large.1",
+        "capacity": 1,
+        "vpc_id": "vpc",
+        "subnet_id": "subnet",
+        "available_zones": ["id of az1"],
+        "private_ips": ["192.168.0.9"],
+        "no_password_access": "",
+    }
+    body = parse_body(OPERATIONS["v1_create_instance"], json.dumps(raw).encode())
+    assert isinstance(body, types.CreateInstanceBodyV1)
+    assert body.no_password_access is None
+    assert body.product_id is None
+
+
 # --- parameters ----------------------------------------------------------------------------------
 
 

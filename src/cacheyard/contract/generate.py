@@ -134,6 +134,7 @@ def operation(method: str, path: str, raw: Json, shared: dict[str, str]) -> list
         "family": raw["x-family"],
         "success": raw["x-success"],
         "action": raw.get("x-action"),
+        "public": raw.get("security") == [],
         "project_scoped": "{project_id}" in path,
     }
     rest: dict[str, object] = {

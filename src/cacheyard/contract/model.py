@@ -40,7 +40,9 @@ class Operation:
     success: int
     """The one status of success that every known client accepts."""
     action: str | None
-    """The permission it needs; None: any valid token, or none at all."""
+    """The permission it needs; None: whoever has a token may call it."""
+    public: bool
+    """Whether it needs no token."""
     project_scoped: bool
     """Whether the path names a project, which must be the caller's."""
     parameters: tuple[Parameter, ...]

@@ -518,6 +518,8 @@ class CreateInstanceBodyV1(_Object):
     tags: list[TagsV1] | None = None
     port: int | None = None
     rename_commands: dict[str, str] | None = None
+    spec_code: str | None = None
+    private_ips: list[str] | None = None
 
 
 class CreateInstanceResponse(_Object):
@@ -827,7 +829,7 @@ class DetailsV1(_Object):
     max_clients: int | None = None
     max_connections: int | None = None
     max_in_bandwidth: int | None = None
-    max_memory: int | None = None
+    max_memory: float | None = None
     tenant_ip_count: int | None = None
     sharding_num: int | None = None
     proxy_num: int | None = None
@@ -1303,6 +1305,27 @@ class InstanceV1(_Object):
     task: str | None = msgspec.field(default_factory=_null)
     backend_addrs: str | None = None
     support_slow_log_flag: str | None = None
+    instance_backup_policy: InstanceBackupPolicyShowInstanceV1 | None = None
+    task_status: str | None = None
+    enterprise_project_name: str | None = None
+    domain_name: str | None = None
+    launched_at: str | None = None
+    spec_code: str | None = None
+    update_at: str | None = None
+    sub_status: str | None = None
+    az_codes: list[str] | None = None
+    cloud_service_type_code: str | None = None
+    cloud_resource_type_code: str | None = None
+    readonly_domain_name: str | None = None
+    freeze_scene: str | None = None
+    db_number: int | None = None
+    sharding_count: int | None = None
+    storage_type: str | None = None
+    crr_role: str | None = None
+    ipv6: str | None = None
+    enable_ipv6: bool | None = None
+    inquery_spec_code: str | None = None
+    support_acl: bool | None = None
 
 
 class Instances(_Object):
@@ -1575,6 +1598,7 @@ class ListConfigurationsResponseV1(_Object):
     redis_config: list[QueryRedisConfigV1] | None = None
     config_status: str | None = None
     config_time: str | None = None
+    cluster_v1: bool | None = None
 
 
 class ListDiagnosisTasksResponse(_Object):
@@ -2124,6 +2148,7 @@ class QueryRedisConfigV1(_Object):
     default_value: str | None = None
     value_type: str | None = None
     value_range: str | None = None
+    node_role: str | None = None
     need_restart: bool | None = None
 
 
@@ -2650,6 +2675,19 @@ class ShowInstanceResponseV1(_Object):
     spec_code: str | None = None
     update_at: str | None = None
     sub_status: str | None = None
+    az_codes: list[str] | None = None
+    cloud_service_type_code: str | None = None
+    cloud_resource_type_code: str | None = None
+    readonly_domain_name: str | None = None
+    freeze_scene: str | None = None
+    db_number: int | None = None
+    sharding_count: int | None = None
+    storage_type: str | None = None
+    crr_role: str | None = None
+    ipv6: str | None = None
+    enable_ipv6: bool | None = None
+    inquery_spec_code: str | None = None
+    support_acl: bool | None = None
 
 
 class ShowInstanceSslDetailResponse(_Object):
