@@ -149,6 +149,12 @@ class BadWindow(Refused):
     code = "DCS.4106"
 
 
+class BadAction(Refused):
+    """The action parameter in the request must be restart, soft_restart, flush, start or stop: it is {action}."""
+
+    code = "DCS.4064"
+
+
 class TooManyInstances(Refused):
     """The number of instance IDs in an instances array cannot exceed {limit}."""
 

@@ -60,7 +60,7 @@ def denied_rules(cache_mode: str, engine_version: str, server: tuple[int, int, i
     denied = set(_NEVER) | set(_BEHIND_PROXY.get(cache_mode, ()))
     if server >= (6, 2, 0):
         denied |= set(_SINCE_6_2)
-    config = _CONFIG_ALLOWED
+    config: tuple[str, ...] = _CONFIG_ALLOWED
     if engine_version != "7.0":
         denied |= set(_UNTIL_6_0)
         config = (*config, "resetstat")  # the cloud's 7.0 forbids it

@@ -24,9 +24,20 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose(engines: list[Engine], requested: str) -> Engine | None:
-    """The oldest engine that is not older than `requested` (`"6.0"`); of equals a Redis; None when there is none."""
+    """The oldest engine not older than `requested` (`"6.0"`), of equals a Redis; None when there is none."""
     if requested not in SOLD:
         return None
     major, minor = (int(part) for part in requested.split("."))
     able = [engine for engine in engines if engine.version >= (major, minor, 0)]
     return min(able, key=lambda engine: (engine.version, engine.name != "redis"), default=None)
+
+
+def served(engines: list[Engine]) -> frozenset[str]:
+    """The versions that can be had with these engines."""
+    return frozenset(version for version in SOLD if choose(engines, version) is not None)
+
+
+def version_of(text: str) -> tuple[int, int, int]:
+    """`7.0.15` as numbers."""
+    major, minor, patch = (int(part) for part in text.split("."))
+    return major, minor, patch

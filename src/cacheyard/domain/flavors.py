@@ -24,7 +24,18 @@ _SHARDS = {
 }  # fmt: skip
 _SHARD_SIZES = (1, 2, 4, 8, 16, 32, 64)  # GB a shard of a cluster can be asked to have
 _PROXY_BANDWIDTH = {4: 1000, 8: 2000, 16: 3072, 24: 3072, 32: 3072, 48: 4608, 64: 6144, 96: 9216}
-_PROXY_CONNECTIONS = {4: 20, 8: 30, 16: 30, 24: 30, 32: 30, 48: 60, 64: 80, 96: 120, 128: 160, 192: 240}  # thousand
+_PROXY_CONNECTIONS = {
+    4: 20,
+    8: 30,
+    16: 30,
+    24: 30,
+    32: 30,
+    48: 60,
+    64: 80,
+    96: 120,
+    128: 160,
+    192: 240,
+}  # thousand
 
 
 class Flavor(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +96,12 @@ def find(spec_code: str) -> Flavor | None:
         if (full := flavors().get(f"{head}.r2.{size}")) is not None:
             return msgspec.structs.replace(full, spec_code=spec_code)
     return found
+
+
+def memory_of(spec_code: str) -> int:
+    """MB that all servers of an instance of this flavor may use; 0 for a code that is sold no more."""
+    found = find(spec_code)
+    return found.memory_mb if found else 0
 
 
 def _of_cpu(code: str) -> Iterator[Flavor]:

@@ -1,11 +1,12 @@
 """An instance and the rules for what it may be called and when it may be disturbed. No I/O."""
 
 import re
-from enum import StrEnum
 from typing import Any
 
 import msgspec
 
+from cacheyard.domain.commands import denied_rules
+from cacheyard.domain.engines import version_of
 from cacheyard.domain.flavors import Flavor
 from cacheyard.domain.nodes import AclUser, Address, NodeSettings, Role
 from cacheyard.domain.statuses import Status
@@ -15,10 +16,23 @@ MAINTENANCE = ("02:00:00", "06:00:00")  # what clients expect when they give non
 BATCH = 50  # instance ids a request may name
 BATCH_NAME = 56  # characters of a name that gets -000, -001 … behind it
 TAGS = 20  # tags an instance may have
+FILLED = 0.7  # how full a new size may be from the start
 LOCK_AFTER = 5  # wrong passwords
 LOCK_MINUTES = 5
 RENAMEABLE = frozenset(
-    ("command", "keys", "flushdb", "flushall", "hgetall", "scan", "hscan", "sscan", "zscan", "dbsize", "dbstats")
+    (
+        "command",
+        "keys",
+        "flushdb",
+        "flushall",
+        "hgetall",
+        "scan",
+        "hscan",
+        "sscan",
+        "zscan",
+        "dbsize",
+        "dbstats",
+    )
 )
 _NEW_COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9_-]{3,63}")
 _HOUR = re.compile(r"([01]\d|2[0-3]):00(:00)?")
@@ -71,21 +85,8 @@ class Tag(msgspec.Struct, frozen=True):
     value: str
 
 
-class Change(StrEnum):
-    """The kinds of background work on one instance; each has a module in `cacheyard.tasks`."""
-
-    CREATE = "create"
-    DELETE = "delete"
-    RESIZE = "resize"
-    RESTART = "restart"
-    FLUSH = "flush"
-    STOP = "stop"
-    START = "start"
-    RECONFIGURE = "reconfigure"  # new settings for all nodes: password, port, renamed commands
-
-
 def maintenance_fault(begin: str, end: str) -> str | None:
-    """Why a window cannot be had: whole hours, an hour long (the newer form) or four (the older); None: it can."""
+    """Why a window cannot be had; None: it can. It is an hour long (the newer form) or four (the older)."""
     if not _HOUR.fullmatch(begin) or not _HOUR.fullmatch(end):
         return "the window must begin and end on the hour, HH:00:00"
     length = (int(end[:2]) - int(begin[:2])) % 24
@@ -107,9 +108,14 @@ def rename_fault(commands: dict[str, str]) -> str | None:
     return None
 
 
-def node_settings(
-    instance: Instance, flavor: Flavor, *, role: Role, ip: str, master_ip: str, users: tuple[AclUser, ...]
-) -> NodeSettings:
+def tenants(instance: Instance) -> tuple[AclUser, ...]:
+    """The tenant's users: for now `default`, who may do all that the service does not forbid."""
+    denied = denied_rules(instance.cache_mode, instance.engine_version, version_of(instance.internal_version))
+    rules = ("~*", "&*", "+@all", *denied)
+    return (AclUser(name="default", password_sha256=instance.password_sha256, rules=rules),)
+
+
+def node_settings(instance: Instance, flavor: Flavor, *, role: Role, ip: str, master_ip: str) -> NodeSettings:
     """What a node of a single or master/standby instance is configured with.
 
     The master alone binds the address that clients use; a single node's own address is that address.
@@ -122,10 +128,10 @@ def node_settings(
         maxclients=flavor.connections,
         databases=flavor.databases,
         persistent=flavor.cache_mode != "single",
-        parameters=dict(DEFAULT_PARAMETERS),
+        parameters=DEFAULT_PARAMETERS,
         rename_commands=instance.rename_commands,
         replica_of=Address(master_ip, instance.port) if role is Role.REPLICA else None,
-        users=users,
+        users=tenants(instance),
         internal_secret=instance.internal_secret,
     )
 

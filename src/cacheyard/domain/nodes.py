@@ -116,6 +116,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     clients: int
     hits: int
     misses: int
+    gets: int  # GET commands, since the process began
+    sets: int
     commands_per_second: int
     input_kbps: float
     output_kbps: float

@@ -7,8 +7,10 @@ with a token, a clock or a signature, and never whether a user exists.
 import threading
 from collections import OrderedDict
 
+from msgspec.structs import replace
+
 from cacheyard.domain import signature
-from cacheyard.domain.identity import Principal, User
+from cacheyard.domain.identity import Principal
 from cacheyard.domain.passwords import sha256_hex
 from cacheyard.domain.signature import Fault, Request
 from cacheyard.errors import (
@@ -72,22 +74,24 @@ def authenticate_token(store: Store, token: str | None, *, now: int) -> Principa
     if not token:
         raise NoToken
     with store.read() as tx:
-        kept = rows.token(tx, sha256_hex(token))
-        if kept is None:
-            raise Unauthenticated(why="it was never issued here, or it has been revoked")
-        if kept.expires_at <= now:
-            raise TokenExpired
-        user = rows.user(tx, user_id=kept.user_id)
-        if user is None or not user.enabled:
-            raise Unauthenticated(why="it was never issued here, or it has been revoked")
-        principal = _principal(user)
-        if kept.project_id is None:
-            return principal
-        project = rows.project(tx, project_id=kept.project_id)
-        roles = rows.roles_on(tx, user.id, kept.project_id)
-    if project is None or not roles:
+        found = rows.sessions(tx, sha256_hex(token))
+    if not found:
+        raise Unauthenticated(why="it was never issued here, or it has been revoked")
+    first = found[0]
+    if first.expires_at <= now:
+        raise TokenExpired
+    roles = tuple(session.role for session in found if session.role is not None)
+    if first.project_id is not None and not roles:
         raise Unauthenticated(why="its user has no role on its project any more")
-    return _on(principal, project.id, project.name, roles)
+    return Principal(
+        user_id=first.user_id,
+        user_name=first.user_name,
+        domain_id=first.domain_id,
+        domain_name=first.domain_name,
+        project_id=first.project_id,
+        project_name=first.project_name,
+        roles=roles,
+    )
 
 
 def authenticate_signature(
@@ -109,7 +113,13 @@ def authenticate_signature(
     except Fault as fault:
         raise BadSignature(why=str(fault)) from None
     seen.see(sha256_hex(authorization.signature), reads=request.reads, now=now)
-    return _principal(user, may_choose=True)
+    return Principal(
+        user_id=user.id,
+        user_name=user.name,
+        domain_id=user.domain_id,
+        domain_name=user.domain_name,
+        may_choose=True,
+    )
 
 
 def for_project(store: Store, principal: Principal, project_id: str) -> Principal:
@@ -123,7 +133,7 @@ def for_project(store: Store, principal: Principal, project_id: str) -> Principa
         roles = rows.roles_on(tx, principal.user_id, project_id)
     if project is None or not roles:
         raise WrongProject
-    return _on(principal, project.id, project.name, roles)
+    return replace(principal, project_id=project.id, project_name=project.name, roles=roles)
 
 
 def any_role(store: Store, principal: Principal) -> Principal:
@@ -132,34 +142,4 @@ def any_role(store: Store, principal: Principal) -> Principal:
         return principal
     with store.read() as tx:
         roles = {role for _, role in rows.all_roles(tx, principal.user_id)}
-    return Principal(
-        user_id=principal.user_id,
-        user_name=principal.user_name,
-        domain_id=principal.domain_id,
-        domain_name=principal.domain_name,
-        roles=tuple(sorted(roles)),
-        may_choose=principal.may_choose,
-    )
-
-
-def _principal(user: User, *, may_choose: bool = False) -> Principal:
-    return Principal(
-        user_id=user.id,
-        user_name=user.name,
-        domain_id=user.domain_id,
-        domain_name=user.domain_name,
-        may_choose=may_choose,
-    )
-
-
-def _on(principal: Principal, project_id: str, project_name: str, roles: tuple[str, ...]) -> Principal:
-    return Principal(
-        user_id=principal.user_id,
-        user_name=principal.user_name,
-        domain_id=principal.domain_id,
-        domain_name=principal.domain_name,
-        project_id=project_id,
-        project_name=project_name,
-        roles=roles,
-        may_choose=principal.may_choose,
-    )
+    return replace(principal, roles=tuple(sorted(roles)))

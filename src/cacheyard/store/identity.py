@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from cacheyard.domain.identity import AccessKey, Project, User
@@ -47,6 +47,19 @@ class _Signer(User, frozen=True, kw_only=True):
     @property
     def user(self) -> User:
         return User(**{name: getattr(self, name) for name in User.__struct_fields__})
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a request with a token needs to know; of a user with several roles there are several."""
+
+    expires_at: int
+    user_id: str
+    user_name: str
+    domain_id: str
+    domain_name: str
+    project_id: str | None
+    project_name: str | None
+    role: str | None
 
 
 # --- Domains and projects -------------------------------------------------------------------------
@@ -218,6 +231,37 @@ def token(tx: Connection, digest: str) -> Token | None:
     """The token with this hash, expired or not."""
     query = select(tokens.c.user_id, tokens.c.project_id, tokens.c.issued_at, tokens.c.expires_at)
     return one_of(Token, tx.execute(query.where(tokens.c.hash == digest)))
+
+
+_SESSION = (
+    select(
+        tokens.c.expires_at,
+        users.c.id.label("user_id"),
+        users.c.name.label("user_name"),
+        domains.c.id.label("domain_id"),
+        domains.c.name.label("domain_name"),
+        tokens.c.project_id,
+        projects.c.name.label("project_name"),
+        role_assignments.c.role,
+    )
+    .join(users, users.c.id == tokens.c.user_id)
+    .join(domains, domains.c.id == users.c.domain_id)
+    .outerjoin(projects, (projects.c.id == tokens.c.project_id) & projects.c.enabled)
+    .outerjoin(
+        role_assignments,
+        (role_assignments.c.user_id == users.c.id) & (role_assignments.c.project_id == projects.c.id),
+    )
+    .where(tokens.c.hash == bindparam("digest"), users.c.enabled)
+    .order_by(role_assignments.c.role)
+)
+
+
+def sessions(tx: Connection, digest: str) -> list[Session]:
+    """The token with this hash, once for each role; none when it is unknown or its user is disabled.
+
+    One query, made ready beforehand: it is asked for every request.
+    """
+    return all_of(Session, tx.execute(_SESSION, {"digest": digest}))
 
 
 def remove_token(tx: Connection, digest: str) -> None:

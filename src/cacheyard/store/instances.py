@@ -42,7 +42,13 @@ def get(tx: Connection, instance_id: str) -> Instance | None:
 
 
 def find(
-    tx: Connection, project_id: str, wanted: Wanted, *, offset: int = 0, limit: int | None = None, after: str | None = None
+    tx: Connection,
+    project_id: str,
+    wanted: Wanted,
+    *,
+    offset: int = 0,
+    limit: int | None = None,
+    after: str | None = None,
 ) -> list[Instance]:
     """The project's instances, newest first; `after` starts behind that id."""
     query = select(instances).where(_fits(project_id, wanted))
@@ -59,7 +65,9 @@ def find(
 
 def count(tx: Connection, project_id: str, wanted: Wanted) -> int:
     """How many instances of the project fit."""
-    return tx.execute(select(func.count()).select_from(instances).where(_fits(project_id, wanted))).scalar_one()
+    return tx.execute(
+        select(func.count()).select_from(instances).where(_fits(project_id, wanted))
+    ).scalar_one()
 
 
 def count_by_status(tx: Connection, project_id: str) -> dict[str, int]:
@@ -69,7 +77,7 @@ def count_by_status(tx: Connection, project_id: str) -> dict[str, int]:
         .where(instances.c.project_id == project_id)
         .group_by(instances.c.status)
     )
-    return {status: number for status, number in tx.execute(query)}
+    return {row[0]: row[1] for row in tx.execute(query)}
 
 
 def sizes(tx: Connection, project_id: str | None) -> list[tuple[str, int]]:
@@ -84,7 +92,9 @@ def seize(tx: Connection, instance_id: str, *, status: Status, task_id: str, amo
     """Give the instance to a task, if none has it and its status is `among` those; whether it worked."""
     done = tx.execute(
         update(instances)
-        .where(instances.c.id == instance_id, instances.c.task_id.is_(None), instances.c.status.in_(list(among)))
+        .where(
+            instances.c.id == instance_id, instances.c.task_id.is_(None), instances.c.status.in_(list(among))
+        )
         .values(status=status, task_id=task_id, updated_at=now_ms())
     )
     return done.rowcount == 1
@@ -159,7 +169,9 @@ def _fits(project_id: str, wanted: Wanted) -> ColumnElement[bool]:
         tests.append(columns.id.in_(list(wanted.ids)))
     if wanted.name:
         name = columns.name
-        tests.append(name == wanted.name if wanted.name_is_exact else name.contains(wanted.name, autoescape=True))
+        tests.append(
+            name == wanted.name if wanted.name_is_exact else name.contains(wanted.name, autoescape=True)
+        )
     if wanted.statuses is not None:
         tests.append(columns.status.in_(list(wanted.statuses)))
     if wanted.without:

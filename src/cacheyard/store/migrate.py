@@ -8,7 +8,7 @@ HEAD = "0001"  # a test holds this to the newest file in migrations/versions
 
 
 def migrate(database: Path) -> None:
-    """Create or upgrade `database`. Costs next to nothing when it is up to date: Alembic is not even imported."""
+    """Create or upgrade `database`. When it is up to date, Alembic is not even imported."""
     database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if _revision(database) == HEAD:
         return

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, delete, exists, func, insert, select, update
 
 from cacheyard.domain.network import (
     AddressUnusable,
@@ -189,33 +189,43 @@ def free_count(tx: Connection, subnet: Subnet) -> int:
     return usable - int(tx.execute(taken).scalar_one())
 
 
+_mine, _after = addresses.alias(), addresses.alias()
+# The lowest free number from :start on, looked up in the index on (subnet_id, number): :start itself,
+# or the one after the row of taken numbers that begins there.
+_FREE = select(
+    case(
+        (
+            ~exists().where(
+                addresses.c.subnet_id == bindparam("subnet"), addresses.c.number == bindparam("start")
+            ),
+            bindparam("start"),
+        ),
+        else_=select(_mine.c.number + 1)
+        .where(
+            _mine.c.subnet_id == bindparam("subnet"),
+            _mine.c.number >= bindparam("start"),
+            ~exists().where(_after.c.subnet_id == _mine.c.subnet_id, _after.c.number == _mine.c.number + 1),
+        )
+        .order_by(_mine.c.number)
+        .limit(1)
+        .scalar_subquery(),
+    )
+)
+
+
 def _lowest_free(tx: Connection, subnet: Subnet) -> int:
-    """The index on (subnet_id, number) answers this without looking at the pool's every address."""
     pool = IPv4Network(subnet.pool)
     skipped = reserved(subnet)
     last = int(pool.broadcast_address)
     candidate = int(pool.network_address)
-    mine, after = addresses.alias(), addresses.alias()
     while candidate <= last:
         if candidate in skipped:
             candidate += 1
             continue
-        taken = select(addresses.c.number).where(
-            addresses.c.subnet_id == subnet.id, addresses.c.number == candidate
-        )
-        if tx.execute(taken).first() is None:
-            return candidate
-        # the end of the row of taken addresses that begins here
-        follows = select(after.c.number).where(
-            after.c.subnet_id == subnet.id, after.c.number == mine.c.number + 1
-        )
-        end = (
-            select(mine.c.number)
-            .where(mine.c.subnet_id == subnet.id, mine.c.number >= candidate, ~follows.exists())
-            .order_by(mine.c.number)
-            .limit(1)
-        )
-        candidate = int(tx.execute(end).scalar_one()) + 1
+        found = int(tx.execute(_FREE, {"subnet": subnet.id, "start": candidate}).scalar_one())
+        if found not in skipped:
+            return found
+        candidate = found
     raise NoAddressLeft
 
 

@@ -1,5 +1,6 @@
 """From result rows to the domain's structs. Called by the query modules of `store` alone."""
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,7 +11,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 def all_of(kind: type[S], result: CursorResult[Any]) -> list[S]:
     """Each row as a `kind`, whose fields are named like the columns."""
-    names = [str(name) for name in result.keys()]  # SQLAlchemy's own str subclass is none to msgspec
+    columns: Iterable[str] = result.keys()
+    names = [str(name) for name in columns]  # SQLAlchemy's own str subclass is none to msgspec
     return msgspec.convert([dict(zip(names, row, strict=True)) for row in result], list[kind])  # type: ignore[valid-type]
 
 

@@ -120,7 +120,14 @@ addresses = Table(
     Column("ip", String(40), primary_key=True),  # a primary key: nobody gets an address twice
     Column("number", Integer, nullable=False),  # the address as a number: to find the lowest free one
     _ref("subnet_id", "subnets"),
-    _ref("instance_id", "instances"),
+    # Checked at the end of the transaction: an instance's row is written once it has its addresses.
+    Column(
+        "instance_id",
+        String(64),
+        ForeignKey("instances.id", deferrable=True, initially="DEFERRED"),
+        nullable=False,
+        index=True,
+    ),
 )
 
 # --- Hosts, instances, shards, nodes --------------------------------------------------------------
@@ -233,6 +240,8 @@ node_figures = Table(
     Column("clients", Integer, nullable=False),
     Column("hits", Integer, nullable=False),
     Column("misses", Integer, nullable=False),
+    Column("gets", Integer, nullable=False),
+    Column("sets", Integer, nullable=False),
     Column("commands_per_second", Integer, nullable=False),
     Column("input_kbps", Float, nullable=False),
     Column("output_kbps", Float, nullable=False),

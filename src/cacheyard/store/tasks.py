@@ -44,7 +44,7 @@ def find(
     offset: int = 0,
     limit: int | None = None,
 ) -> tuple[list[Task], int]:
-    """Tasks of a project or an instance, newest first, created in [since, until] ms; and how many there are in all."""
+    """Tasks of a project or an instance, newest first, created in [since, until]; and how many in all."""
     tests = [tasks.c.project_id == project_id]
     if instance_id is not None:
         tests.append(tasks.c.instance_id == instance_id)

@@ -23,16 +23,13 @@ from dbos import DBOS, SetWorkflowID
 
 from cacheyard.domain.tasks import Task, TaskStatus
 from cacheyard.store import tasks as task_rows
-from cacheyard.store.db import Store
+from cacheyard.tasks.errors import StepFailed
+from cacheyard.tasks.tools import Tools
 
 log = structlog.get_logger()
 
 _EXECUTOR = "control"
 _VERSION = "1"  # constant: with another version DBOS would not take up what an older one began
-
-
-class StepFailed(Exception):
-    """The step cannot reach what it must; its message is for the user. The task then undoes what it did."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,9 @@ class Kind:
     undo: Callable[["Work"], Awaitable[None]]
 
     @property
-    def step_names(self) -> list[str]:
-        """As the progress answer shows them: `Start nodes.`"""
-        return [step.__name__.replace("_", " ").capitalize() + "." for step in self.steps]
+    def step_names(self) -> tuple[str, ...]:
+        """The names that `domain.tasks.RUNBOOKS` must have."""
+        return tuple(step.__name__ for step in self.steps)
 
 
 @dataclass(frozen=True)
@@ -53,13 +50,7 @@ class Work:
     """What a step has to work with."""
 
     task: Task
-    tools: "Tools"
-
-
-class Tools:
-    """What all steps share; `tasks.tools` fills it."""
-
-    store: Store
+    tools: Tools
 
 
 class Engine:
@@ -92,7 +83,6 @@ class Engine:
                 "executor_id": _EXECUTOR,
                 "application_version": _VERSION,
                 "log_level": "ERROR",
-                "run_admin_server": False,
             }
         )
         DBOS.launch()
@@ -155,7 +145,7 @@ class Engine:
         except StepFailed as failed:
             error = str(failed)
             about.warning("step failed", instance=work.task.instance_id, why=error)
-        except Exception:  # the task loop: whatever a step does, the task must end
+        except Exception:  # noqa: BLE001 - the task loop: whatever a step does, the task must end
             error = "internal error"
             about.exception("step broke", instance=work.task.instance_id)
         await self._store.run(self._record, work.task.id, number, number + 1 == len(kind.steps), error)

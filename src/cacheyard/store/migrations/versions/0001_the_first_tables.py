@@ -292,6 +292,8 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["instance_id"],
             ["instances.id"],
+            initially="DEFERRED",
+            deferrable=True,
         ),
         sa.ForeignKeyConstraint(
             ["subnet_id"],
@@ -385,6 +387,8 @@ def upgrade() -> None:
         sa.Column("clients", sa.Integer(), nullable=False),
         sa.Column("hits", sa.Integer(), nullable=False),
         sa.Column("misses", sa.Integer(), nullable=False),
+        sa.Column("gets", sa.Integer(), nullable=False),
+        sa.Column("sets", sa.Integer(), nullable=False),
         sa.Column("commands_per_second", sa.Integer(), nullable=False),
         sa.Column("input_kbps", sa.Float(), nullable=False),
         sa.Column("output_kbps", sa.Float(), nullable=False),

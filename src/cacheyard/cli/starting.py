@@ -1,0 +1,156 @@
+"""`up`, `api`, `agent` and `down`."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from cacheyard.cli import running
+from cacheyard.services.bootstrap import Bootstrap, RegionRefused
+from cacheyard.settings import Settings
+from cacheyard.store.slices import SliceRefused
+
+
+def up(settings: Settings, *, json: bool, detach: bool) -> int:
+    """Start everything, here or in the background, and say where it is."""
+    return _detach(settings, json=json) if detach else run(settings, api=True, agent=True, json=json)
+
+
+def run(settings: Settings, *, api: bool, agent: bool, json: bool) -> int:
+    """Serve in the foreground until told to stop."""
+    _log_to_stderr()
+    from cacheyard.agent.agent import AgentRuns
+    from cacheyard.cli.serve import serve
+
+    def ready(first: Bootstrap, endpoint: str) -> None:
+        _greet(first, endpoint, json=json)
+
+    refusals = (running.AlreadyRuns, AgentRuns, RegionRefused, SliceRefused, OSError)
+    try:
+        serve(settings, api=api, agent=agent, ready=ready)
+    except refusals as refused:
+        return _sorry([refused])
+    except BaseExceptionGroup as group:
+        meant, others = group.split(refusals)
+        if others is not None or meant is None:
+            raise
+        return _sorry(list(meant.exceptions))
+    return 0
+
+
+def down(settings: Settings, *, instances: bool) -> int:
+    """Stop what runs on the data directory."""
+    stopped = running.stop(settings.run)
+    print("cacheyard is stopped." if stopped else f"Nothing serves from {settings.data}.")
+    if instances:
+        import asyncio
+
+        from cacheyard.agent.agent import stop_all
+
+        _log_to_stderr()
+        ended = asyncio.run(stop_all(settings)) if settings.database.exists() else 0
+        print(f"{ended} servers are stopped; the next `cacheyard up` starts them again.")
+    return 0
+
+
+def _sorry(why: Sequence[BaseException]) -> int:
+    for error in why:
+        print(f"cacheyard: {error}", file=sys.stderr)
+    return 1
+
+
+def _detach(settings: Settings, *, json: bool) -> int:
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (there := running.running(settings.run)) is not None:
+        return _greet_again(settings, there.endpoint, json=json)
+    command = [sys.executable, "-m", "cacheyard", "up", "--json", "--data", str(settings.data)]
+    for name in ("port", "host", "region", "cidr"):
+        command += [f"--{name}", str(getattr(settings, name))] if getattr(settings, name) != "" else []
+    with settings.log.open("ab") as log:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        )
+    assert child.stdout is not None  # noqa: S101
+    line = child.stdout.readline()  # ends when it is ready, or when it has died
+    child.stdout.close()
+    if not line:
+        code = child.wait()
+        tail = settings.log.read_text(errors="replace").splitlines()[-3:]
+        print("\n".join(["cacheyard did not start:", *tail]), file=sys.stderr)
+        return code or 1
+    told = msgspec.json.decode(line)
+    first = msgspec.convert(told, Bootstrap, strict=False)
+    _greet(first, told["endpoint"], json=json)
+    return 0
+
+
+def _greet_again(settings: Settings, endpoint: str, *, json: bool) -> int:
+    from cacheyard.services.bootstrap import bootstrap
+    from cacheyard.store.db import Store
+    from cacheyard.store.secrets import Sealer
+
+    store = Store(settings.database)
+    try:
+        _greet(bootstrap(store, Sealer.of(settings.secret_key), settings), endpoint, json=json)
+    finally:
+        store.close()
+    return 0
+
+
+def _greet(first: Bootstrap, endpoint: str, *, json: bool) -> None:
+    """One line for programs; for people, the credentials and what to do first."""
+    if json:
+        told = {"endpoint": endpoint} | msgspec.to_builtins(first)
+        print(msgspec.json.encode(told).decode(), flush=True)
+    elif endpoint:
+        print(_welcome(first, endpoint), flush=True)
+    else:
+        print("The agent is ready.", flush=True)
+
+
+def _welcome(first: Bootstrap, endpoint: str) -> str:
+    address = first.cidr.rsplit(".", 1)[0] + ".100"
+    body = (
+        f'{{"name":"cache-1","engine":"Redis","engine_version":"7.0","capacity":0.125,'
+        f'"spec_code":"redis.single.xu1.tiny.128","az_codes":["{first.az_codes[0]}"],'
+        f'"vpc_id":"{first.vpc_id}","subnet_id":"{first.subnet_id}",'
+        f'"private_ip":"{address}","password":"Cache-yard-1"}}'
+    )
+    auth = (
+        f'{{"auth":{{"identity":{{"methods":["password"],"password":{{"user":{{"name":"{first.user_name}",'
+        f'"password":"{first.password}","domain":{{"name":"{first.domain_name}"}}}}}}}},'
+        f'"scope":{{"project":{{"id":"{first.project_id}"}}}}}}}}'
+    )
+    return f"""cacheyard serves at {endpoint}   (reference: {endpoint}/docs)
+
+  region      {first.region}   zones {", ".join(first.az_codes)}
+  project     {first.project_id}
+  user        {first.user_name} in {first.domain_name}, password {first.password}
+  access key  {first.access_key}
+  secret key  {first.secret_key}
+  vpc         {first.vpc_id}
+  subnet      {first.subnet_id}
+
+The first cache, in three lines:
+
+TOKEN=$(curl -si {endpoint}/v3/auth/tokens -d '{auth}' | sed -n 's/^x-subject-token: //Ip' | tr -d '\\r')
+curl -H "X-Auth-Token: $TOKEN" {endpoint}/v2/{first.project_id}/instances -d '{body}'
+redis-cli -h {address} -a Cache-yard-1 PING
+"""
+
+
+def _log_to_stderr() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,144 @@
+"""Steps that several kinds of task have in common. Each says what must be true, and makes it so."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from redis.exceptions import RedisError
+from sqlalchemy import Connection
+
+from cacheyard.clock import now_ms
+from cacheyard.domain import flavors
+from cacheyard.domain.instances import node_settings
+from cacheyard.domain.nodes import Address, Node, Role, Run
+from cacheyard.domain.statuses import Status
+from cacheyard.engine.redis import check_write, figures
+from cacheyard.store import instances, nodes
+from cacheyard.tasks.engine import Work
+from cacheyard.tasks.errors import StepFailed
+from cacheyard.tasks.tools import look
+from cacheyard.waiting import NotInTime, until
+
+SETTLE_SECONDS = 60.0  # a server that reads a large append-only file takes its time
+SYNC_SECONDS = 120.0  # a replica's first copy of a large master
+VERIFY_SECONDS = 10.0
+
+
+async def start_nodes(work: Work) -> None:
+    """All nodes are wanted up, and are."""
+    await work.tools.write(_want_run, work.task.instance_id, lambda _node: True, Run.UP, True)
+    await settled(work)
+
+
+async def form_topology(work: Work) -> None:
+    """All replicas follow their master, and have its data."""
+    instance, there = await work.tools.read(look, work.task.instance_id)
+
+    async def in_sync(node: Node) -> bool:
+        async with work.tools.link(instance, Address(node.ip, node.port)) as link:
+            return (await figures(link, node.id, 0)).link_up
+
+    for node in there:
+        if node.role is Role.REPLICA:
+            await _reach(partial(in_sync, node), SYNC_SECONDS, f"replica {node.ip} to be in sync")
+
+
+async def verify_from_outside(work: Work) -> None:
+    """A client at the instance's address can write, read and delete."""
+    instance = await work.tools.read(instances.get, work.task.instance_id)
+    assert instance is not None  # noqa: S101
+    secret = work.tools.sealer.open(instance.internal_secret)
+
+    async def usable() -> bool:
+        await check_write(Address(instance.ip, instance.port), secret)
+        return True
+
+    await _reach(usable, VERIFY_SECONDS, f"{instance.ip}:{instance.port} to take a write")
+
+
+async def open_for_clients(work: Work) -> None:
+    """The instance is RUNNING and free for the next change."""
+    await work.tools.write(release, work.task.instance_id, work.task.id, Status.RUNNING)
+
+
+async def settled(work: Work) -> None:
+    """All nodes are as wanted."""
+    await work.tools.settling.settled(work.task.instance_id, SETTLE_SECONDS)
+
+
+async def stopped(work: Work, which: Callable[[Node], bool]) -> None:
+    """Those nodes are wanted down, and are; what they hold in memory is kept on disk."""
+    await work.tools.write(_want_run, work.task.instance_id, which, Run.DOWN, True)
+    await settled(work)
+
+
+async def restarted(work: Work, which: Callable[[Node], bool]) -> None:
+    """Those nodes have been restarted once since the task began."""
+    await work.tools.write(_want_restart, work, which)
+    await settled(work)
+
+
+async def configured(work: Work, *, restart: bool) -> None:
+    """All nodes are configured as the instance's row says, after one restart if that is needed."""
+    await work.tools.write(_want_settings, work, restart)
+    await settled(work)
+
+
+def release(tx: Connection, instance_id: str, task_id: str, status: Status) -> None:
+    """Give the instance back. The first time it runs, that is when it was launched."""
+    instance = instances.get(tx, instance_id)
+    instances.release(tx, instance_id, task_id, status=status)
+    if instance is not None and instance.launched_at is None and status is Status.RUNNING:
+        instances.change(tx, instance_id, launched_at=now_ms())
+
+
+async def give_back_running(work: Work) -> None:
+    """The undoing of work that left the servers as they were."""
+    await work.tools.write(release, work.task.instance_id, work.task.id, Status.RUNNING)
+
+
+async def give_back_broken(work: Work) -> None:
+    """The undoing of work that cannot be undone: the servers are not as they should be."""
+    await work.tools.write(release, work.task.instance_id, work.task.id, Status.ERROR)
+
+
+async def _reach(check: Callable[[], Awaitable[bool]], seconds: float, what: str) -> None:
+    async def tried() -> bool:
+        try:
+            return await check()
+        except RedisError as error:
+            raise OSError(str(error)) from error  # not yet
+
+    try:
+        await until(tried, seconds=seconds, what=what)
+    except NotInTime as late:
+        raise StepFailed(str(late)) from late
+
+
+def _want_run(
+    tx: Connection, instance_id: str, which: Callable[[Node], bool], run: Run, keep_data: bool
+) -> None:
+    for node in nodes.of_instance(tx, instance_id):
+        if which(node) and node.run is not run:
+            nodes.want(tx, node, run=run, keep_data=keep_data)
+
+
+def _want_restart(tx: Connection, work: Work, which: Callable[[Node], bool]) -> None:
+    for node in nodes.of_instance(tx, work.task.instance_id):
+        if which(node) and _has_not_restarted(work, node):
+            nodes.want(tx, node, restart=True, keep_data=bool(work.task.arguments["keep_data"]))
+
+
+def _want_settings(tx: Connection, work: Work, restart: bool) -> None:
+    instance, there = look(tx, work.task.instance_id)
+    flavor = flavors.find(instance.spec_code)
+    assert flavor is not None  # noqa: S101 - it was when the instance was made
+    for node in there:
+        settings = node_settings(instance, flavor, role=node.role, ip=node.ip, master_ip=there[0].ip)
+        again = restart and _has_not_restarted(work, node)
+        nodes.want(tx, node, settings=settings, restart=again, keep_data=True)
+
+
+def _has_not_restarted(work: Work, node: Node) -> bool:
+    """Whether the node is still what it was when the task began, however often its step runs."""
+    incarnations: dict[str, int] = work.task.arguments["incarnations"]
+    return node.incarnation < incarnations[node.id]
