@@ -48,29 +48,36 @@ def claim(data: Path, wanted: str = "", kept: str = "", claims: Path = CLAIMS) -
     data = data.resolve()
     if kept and wanted and IPv4Network(kept) != _valid(wanted):
         raise SliceRefused(f"instances have addresses in {kept}: it cannot become {wanted} any more")
-    with _locked(claims) as directory:
-        held = dict(_live(directory, data))
-        fixed = kept or wanted
-        if not fixed:
-            listening = listeners()
-            for candidate in CANDIDATES:
-                if not any(candidate.overlaps(other) for other in held) and not any(
-                    address in candidate for address in listening
-                ):
-                    chosen = candidate
-                    break
-            else:
-                raise SliceRefused("no /16 from 127.64.0.0 to 127.127.0.0 is free; set cidr in settings.toml")
-        else:
-            chosen = _valid(fixed)
-            for other, owner in held.items():
-                if chosen.overlaps(other):
-                    raise SliceRefused(f"{chosen} is in use by {owner}; set another cidr in settings.toml")
-        text = json.dumps({"cidr": str(chosen), "data": str(data)})
-        _write(directory, _file(chosen), text)
+    try:
+        with _locked(claims) as directory:
+            text = _choose(directory, data, kept or wanted)
+    except (PermissionError, IsADirectoryError) as error:
+        raise SliceRefused(f"no claim can be made in {claims}: {error.strerror}") from None
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     (data / _MARK).write_text(text)
-    return str(chosen)
+    return msgspec.json.decode(text, type=_Claim).cidr
+
+
+def _choose(directory: int, data: Path, fixed: str) -> str:
+    """Make the claim, and say what is in it."""
+    held = dict(_live(directory, data))
+    if fixed:
+        chosen = _valid(fixed)
+        for other, owner in held.items():
+            if chosen.overlaps(other):
+                raise SliceRefused(f"{chosen} is in use by {owner}; set another cidr in settings.toml")
+        return _write(directory, chosen, data)
+    listening = listeners()
+    for candidate in CANDIDATES:
+        if any(candidate.overlaps(other) for other in held):
+            continue
+        if any(address in candidate for address in listening):
+            continue
+        with suppress(
+            PermissionError, IsADirectoryError
+        ):  # somebody else's file that is no claim is in the way
+            return _write(directory, candidate, data)
+    raise SliceRefused("no /16 from 127.64.0.0 to 127.127.0.0 is free; set cidr in settings.toml")
 
 
 def listeners(tables: tuple[str, ...] = ("/proc/net/tcp",)) -> set[IPv4Address]:
@@ -144,16 +151,15 @@ def _read(directory: int, name: str) -> _Claim | None:
         os.close(descriptor)
 
 
-def _write(directory: int, name: str, text: str) -> None:
+def _write(directory: int, network: IPv4Network, data: Path) -> str:
+    name = f"{network.network_address}-{network.prefixlen}.json"
+    text = json.dumps({"cidr": str(network), "data": str(data)})
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=directory)
     with os.fdopen(descriptor, "w") as out:
         out.write(text)
-
-
-def _file(network: IPv4Network) -> str:
-    return f"{network.network_address}-{network.prefixlen}.json"
+    return text
 
 
 @contextmanager
