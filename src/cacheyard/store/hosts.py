@@ -1,13 +1,11 @@
 """Rows of `hosts`: machines that run nodes. Written by the agent of each, read by placement."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import msgspec
 from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from cacheyard.domain.placement import Host
+from cacheyard.store import rows
 from cacheyard.store.tables import hosts
 
 
@@ -24,13 +22,4 @@ def seen(tx: Connection, host_id: str, at: int) -> None:
 
 def every(tx: Connection) -> list[Host]:
     """All hosts, by id."""
-    return _many(tx, select(hosts).order_by(hosts.c.id))
-
-
-def get(tx: Connection, host_ids: Sequence[str]) -> list[Host]:
-    """The hosts with these ids."""
-    return _many(tx, select(hosts).where(hosts.c.id.in_(host_ids)).order_by(hosts.c.id))
-
-
-def _many(tx: Connection, query: Any) -> list[Host]:
-    return [msgspec.convert(dict(row), Host) for row in tx.execute(query).mappings()]
+    return rows.all_of(Host, tx.execute(select(hosts).order_by(hosts.c.id)))
