@@ -150,7 +150,7 @@ class BadWindow(Refused):
 
 
 class BadAction(Refused):
-    """The action parameter in the request must be restart, soft_restart, flush, start or stop: it is {action}."""
+    """The action parameter must be restart, soft_restart, flush, start or stop: it is {action}."""
 
     code = "DCS.4064"
 

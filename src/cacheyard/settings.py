@@ -71,7 +71,7 @@ def default_data_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def load(data: Path, environ: Mapping[str, str] = os.environ, **flags: object) -> Settings:
-    """Settings for `data`: defaults, then settings.toml, then the environment, then `flags` that are not None.
+    """Settings for `data`: defaults, then settings.toml, then the environment, then `flags` not None.
 
     Raises `msgspec.ValidationError` that names the setting when a value does not fit.
     """

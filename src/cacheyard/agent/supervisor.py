@@ -17,7 +17,7 @@ import structlog
 
 from cacheyard.agent.decide import STEADY, Act, Seen, backoff, decide, state
 from cacheyard.agent.process import AlreadyRuns, Process
-from cacheyard.agent.pulse import Pulse
+from cacheyard.agent.pulse import CHECK_SECONDS, Pulse, check
 from cacheyard.agent.server import Server, end_and_remove
 from cacheyard.clock import now_ms
 from cacheyard.domain.nodes import Node, NodeState, Run
@@ -126,10 +126,12 @@ class Supervisor:
     async def run(self) -> None:
         """The loop."""
         with self._store.changes() as self._woken:
+            checks = asyncio.create_task(self._check())
             try:
                 while True:
                     await self._turn_safely()
             finally:
+                checks.cancel()
                 await self._let_go()
 
     async def _turn_safely(self) -> None:
@@ -309,18 +311,38 @@ class Supervisor:
             )
         self.look(node_id)
 
+    # --- Pulse -----------------------------------------------------------------------------------
+
     def _feel(self, watched: Watched) -> Pulse:
         assert watched.server.link is not None  # noqa: S101
-        watched.pulse = Pulse(watched.server.link, lambda answering, why: self._felt(watched, answering, why))
+        watched.pulse = Pulse(watched.server.link, partial(self._felt, watched, watched.server.process))
         return watched.pulse
 
-    def _felt(self, watched: Watched, answering: bool, why: str | None) -> None:
-        watched.answering, watched.sure, watched.error = answering, True, why
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            await check(
+                (
+                    watched.server.link,
+                    partial(self._felt, watched, watched.server.process),
+                    partial(self._feel, watched),
+                )
+                for watched in self.watched.values()
+                if watched.answering and watched.server.link is not None and not watched.server.link.fresh
+            )
+
+    def _felt(self, watched: Watched, process: Process | None, answering: bool, why: str | None) -> None:
+        if process is None or process is not watched.server.process or not process.alive:
+            return  # the answer of one that is gone
         if answering:
             watched.was_up = True
             watched.server.settle()
         else:
-            log.warning("node does not answer", node=watched.node.id, why=why)
+            if watched.answering:
+                log.warning("node does not answer", node=watched.node.id, why=why)
+            if watched.pulse is None or not watched.pulse.beats:
+                self._feel(watched)
+        watched.answering, watched.sure, watched.error = answering, True, why
         self.look(watched.node.id)
 
     # --- Reports ---------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ connection with short time-outs and no retries: whoever calls it decides what a 
 """
 
 import asyncio
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -14,6 +15,7 @@ from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as NoAnswer
 
 from cacheyard.domain.nodes import Address, Figures, NodeSettings
 from cacheyard.engine.redis_conf import INTERNAL_USER, RESERVED_USERS, acl_rules, live, replication
@@ -22,6 +24,7 @@ __all__ = [
     "SECONDS",
     "BusyLoadingError",
     "Link",
+    "NoAnswer",
     "RedisError",
     "ResponseError",
     "apply",
@@ -35,6 +38,8 @@ __all__ = [
 ]
 
 SECONDS = 1.0  # how long a server may take to answer; a healthy one on this machine takes under a millisecond
+
+_FIELD = re.compile(r"^(\w+):([^\r\n]*)", re.MULTILINE)
 
 
 class Link:
@@ -114,7 +119,7 @@ class Link:
 
 def parse_info(text: str) -> dict[str, str]:
     """The fields of an INFO answer."""
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
+    return dict(_FIELD.findall(text))
 
 
 async def server_version(link: Link) -> tuple[int, int, int]:
@@ -143,8 +148,8 @@ async def figures(link: Link, node_id: str, now: int) -> Figures:
         max_memory=number("maxmemory"),
         keys=sum(
             int(value.split(",", 1)[0].removeprefix("keys="))
-            for name, value in info.items()
-            if name.startswith("db") and value.startswith("keys=")
+            for value in info.values()
+            if value.startswith("keys=")  # of db0, db1, …
         ),
         clients=max(0, number("connected_clients") - 1),
         hits=number("keyspace_hits"),

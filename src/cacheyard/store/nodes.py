@@ -87,7 +87,7 @@ def want(
     restart: bool = False,
     keep_data: bool = True,
 ) -> None:
-    """Change what is wanted of `node` (as read in this transaction): run or not, role, settings, a restart."""
+    """Change what is wanted of `node`, as read in this transaction."""
     values: dict[str, Any] = {}
     if run is not None:
         values["run"] = run

@@ -24,7 +24,7 @@ async def check_fit(work: Work) -> None:
                 used = (await figures(link, node.id, 0)).used_memory
             if used >= FILLED * (new.shard_mb << 20):
                 raise StepFailed(
-                    f"{used >> 20} MB are used, more than {FILLED:.0%} of the {new.shard_mb} MB of {new.spec_code}"
+                    f"{used >> 20} MB are used, more than {FILLED:.0%} of the new {new.shard_mb} MB"
                 )
 
 
