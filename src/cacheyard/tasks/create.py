@@ -6,7 +6,8 @@ from cacheyard.domain.nodes import Run
 from cacheyard.domain.statuses import Status
 from cacheyard.store import nodes
 from cacheyard.tasks.engine import Kind, Work
-from cacheyard.tasks.steps import form_topology, open_for_clients, release, start_nodes, verify_from_outside
+from cacheyard.tasks.steps import form_topology, open_for_clients, start_nodes, verify_from_outside
+from cacheyard.tasks.tools import release
 
 
 async def undo(work: Work) -> None:

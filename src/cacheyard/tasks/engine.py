@@ -1,14 +1,15 @@
 """Runs tasks to their end, through crashes: the only module that knows DBOS.
 
-A service writes a task's row in the transaction of its request, then says `start`. The engine runs
-the steps of its kind one after another and records each in `task_steps`, which the API shows, and
-in DBOS's own journal, which says where to go on after a crash. Tasks that were written but not yet
-started when the process died are started at the next `launch`. Every step may run twice and must
-then change nothing.
+A service writes a task's row in the transaction of its request, then says `start`. From then on a
+DBOS workflow of the same id sees to it that the task is run until it ends, whatever crashes; which
+steps are done is in `task_steps`, which the API shows too. DBOS could journal each step as well, but
+that would be the same fact in two places, and cost 6 ms a step. Tasks that were written but not yet
+started when the process died are started at the next `launch`. A step may run twice and must then
+change nothing.
 
 DBOS lives in a file of its own: sharing ours, its connections would fight ours for SQLite's one
 write lock. So a task is not enqueued inside the request's transaction; the sweep at launch closes
-that gap. Its names are private to this module; docs/architecture.md says why it was chosen.
+that gap. docs/architecture.md says why DBOS was chosen.
 """
 
 import asyncio
@@ -21,10 +22,11 @@ from pathlib import Path
 import structlog
 from dbos import DBOS, SetWorkflowID
 
-from cacheyard.domain.tasks import Task, TaskStatus
+from cacheyard.domain.statuses import Status
+from cacheyard.domain.tasks import StepStatus, Task, TaskStatus
 from cacheyard.store import tasks as task_rows
 from cacheyard.tasks.errors import StepFailed
-from cacheyard.tasks.tools import Tools
+from cacheyard.tasks.tools import Tools, release
 
 log = structlog.get_logger()
 
@@ -99,7 +101,7 @@ class Engine:
         """Wait for a task to end; whether it has."""
         event = self._ended.setdefault(task_id, asyncio.Event())
         try:
-            if await self._store.run(self._status, task_id) is not TaskStatus.EXECUTING:
+            if await self._store.run(self._has_ended, task_id):
                 return True
             await asyncio.wait_for(event.wait(), seconds)
         except TimeoutError:
@@ -122,48 +124,52 @@ class Engine:
             await DBOS.start_workflow_async(_run, task_id)
 
     async def run(self, task_id: str) -> None:
-        """The life of one task; DBOS repeats what it has no record of."""
-        task = await self._store.run(self._task, task_id)
+        """The life of one task, from the first step that is not done."""
+        task, done = await self._store.run(self._read, task_id)
         if task is None or task.status is not TaskStatus.EXECUTING:
             return
         kind = self._kinds[task.kind]
         work = Work(task, self._tools)
-        for number, name in enumerate(kind.step_names):
-            if await DBOS.run_step_async({"name": name}, self._step, work, number) is not None:
-                await DBOS.run_step_async({"name": "undo"}, self._undo, work)
+        error = task.error
+        for number in range(done, len(kind.steps)):
+            if error is not None:
                 break
+            error = await self._attempt(kind.steps[number], work)
+            await self._store.run(self._record, task_id, number, number + 1 == len(kind.steps), error)
+        if error is not None:
+            if await self._attempt(kind.undo, work) is not None:
+                await self._tools.write(release, task.instance_id, task_id, Status.ERROR)
+            await self._store.run(self._end_failed, task_id)
         if (event := self._ended.get(task_id)) is not None:
             event.set()
 
-    async def _step(self, work: Work, number: int) -> str | None:
-        """Do a step and record it; why it failed, None if it did not."""
-        kind = self._kinds[work.task.kind]
-        about = log.bind(task=work.task.id, kind=work.task.kind, step=kind.step_names[number])
-        error: str | None = None
+    async def _attempt(self, act: Callable[[Work], Awaitable[None]], work: Work) -> str | None:
+        """Do a step, or undo the work; why it failed, None if it did not."""
+        about = log.bind(
+            task=work.task.id, kind=work.task.kind, step=act.__name__, instance=work.task.instance_id
+        )
         try:
-            await kind.steps[number](work)
+            await act(work)
         except StepFailed as failed:
-            error = str(failed)
-            about.warning("step failed", instance=work.task.instance_id, why=error)
+            about.warning("step failed", why=str(failed))
+            return str(failed)
         except Exception:  # noqa: BLE001 - the task loop: whatever a step does, the task must end
-            error = "internal error"
-            about.exception("step broke", instance=work.task.instance_id)
-        await self._store.run(self._record, work.task.id, number, number + 1 == len(kind.steps), error)
-        return error
-
-    async def _undo(self, work: Work) -> None:
-        await self._kinds[work.task.kind].undo(work)
-        await self._store.run(self._end_failed, work.task.id)
+            about.exception("step broke")
+            return "internal error"
+        return None
 
     # The store's side, in its threads.
 
-    def _task(self, task_id: str) -> Task | None:
+    def _read(self, task_id: str) -> tuple[Task | None, int]:
+        """The task, and how many of its steps are done."""
         with self._store.read() as tx:
-            return task_rows.get(tx, task_id)
+            steps = task_rows.steps(tx, task_id)
+            return task_rows.get(tx, task_id), sum(step.status is StepStatus.FINISH for step in steps)
 
-    def _status(self, task_id: str) -> TaskStatus | None:
-        task = self._task(task_id)
-        return task.status if task else None
+    def _has_ended(self, task_id: str) -> bool:
+        with self._store.read() as tx:
+            task = task_rows.get(tx, task_id)
+        return task is None or task.status is not TaskStatus.EXECUTING
 
     def _record(self, task_id: str, number: int, last: bool, error: str | None) -> None:
         with self._store.note() as tx:

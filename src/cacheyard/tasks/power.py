@@ -9,13 +9,12 @@ from cacheyard.tasks.steps import (
     give_back_broken,
     give_back_running,
     open_for_clients,
-    release,
     restarted,
     start_nodes,
     stopped,
     verify_from_outside,
 )
-from cacheyard.tasks.tools import look
+from cacheyard.tasks.tools import look, release
 
 
 def _is_master(node: Node) -> bool:

@@ -6,7 +6,6 @@ from functools import partial
 from redis.exceptions import RedisError
 from sqlalchemy import Connection
 
-from cacheyard.clock import now_ms
 from cacheyard.domain import flavors
 from cacheyard.domain.instances import node_settings
 from cacheyard.domain.nodes import Address, Node, Role, Run
@@ -15,7 +14,7 @@ from cacheyard.engine.redis import check_write, figures
 from cacheyard.store import instances, nodes
 from cacheyard.tasks.engine import Work
 from cacheyard.tasks.errors import StepFailed
-from cacheyard.tasks.tools import look
+from cacheyard.tasks.tools import look, release
 from cacheyard.waiting import NotInTime, until
 
 SETTLE_SECONDS = 60.0  # a server that reads a large append-only file takes its time
@@ -81,14 +80,6 @@ async def configured(work: Work, *, restart: bool) -> None:
     """All nodes are configured as the instance's row says, after one restart if that is needed."""
     await work.tools.write(_want_settings, work, restart)
     await settled(work)
-
-
-def release(tx: Connection, instance_id: str, task_id: str, status: Status) -> None:
-    """Give the instance back. The first time it runs, that is when it was launched."""
-    instance = instances.get(tx, instance_id)
-    instances.release(tx, instance_id, task_id, status=status)
-    if instance is not None and instance.launched_at is None and status is Status.RUNNING:
-        instances.change(tx, instance_id, launched_at=now_ms())
 
 
 async def give_back_running(work: Work) -> None:

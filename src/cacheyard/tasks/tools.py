@@ -5,8 +5,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from cacheyard.clock import now_ms
 from cacheyard.domain.instances import Instance
 from cacheyard.domain.nodes import Address, Node, Role
+from cacheyard.domain.statuses import Status
 from cacheyard.engine.redis import Link
 from cacheyard.store import instances, nodes
 from cacheyard.store.db import Store
@@ -52,3 +54,11 @@ def look(tx: Connection, instance_id: str) -> tuple[Instance, list[Node]]:
     instance = instances.get(tx, instance_id)
     assert instance is not None  # noqa: S101
     return instance, sorted(nodes.of_instance(tx, instance_id), key=lambda node: node.role is not Role.MASTER)
+
+
+def release(tx: Connection, instance_id: str, task_id: str, status: Status) -> None:
+    """Give the instance back. The first time it runs, that is when it was launched."""
+    instance = instances.get(tx, instance_id)
+    instances.release(tx, instance_id, task_id, status=status)
+    if instance is not None and instance.launched_at is None and status is Status.RUNNING:
+        instances.change(tx, instance_id, launched_at=now_ms())
