@@ -210,8 +210,8 @@ def _resize_flavors(
 def _check_room(
     tx: Connection, call: Call[Any], instance: Instance, old: flavors.Flavor, new: flavors.Flavor
 ) -> None:
-    masters = nodes.figures_of(tx, [master.id for master in nodes.masters_of(tx, [instance.id])]).values()
-    used_mb = max((figures.used_memory for figures in masters), default=0) >> 20
+    said = [master.figures for master in nodes.masters_of(tx, [instance.id])]
+    used_mb = max((figures.used_memory for figures in said if figures is not None), default=0) >> 20
     if used_mb >= FILLED * new.shard_mb:
         raise errors.BadCapacity(
             parameter="new_capacity",

@@ -109,7 +109,7 @@ def list_statistics_of_running_instances(call: Call[None]) -> ListStatisticsOfRu
         running = instances.find(tx, call.project_id, instances.Wanted(statuses=[Status.RUNNING]))
         seen = _look(tx, running)
     return ListStatisticsOfRunningInstancesResponse(
-        statistics=[_statistic(instance, seen.masters.get(instance.id, [])) for instance in running]
+        statistics=[_statistic(instance, seen.figures.get(instance.id, [])) for instance in running]
     )
 
 
@@ -117,7 +117,7 @@ class _Seen(msgspec.Struct, frozen=True):
     """What else is known of some instances, by instance id."""
 
     tags: Mapping[str, list[Tag]]
-    masters: Mapping[str, list[Figures]]
+    figures: Mapping[str, list[Figures]]  # of the masters
     faulty: frozenset[str]
     vpc_names: Mapping[str, str]
 
@@ -125,23 +125,22 @@ class _Seen(msgspec.Struct, frozen=True):
 def _look(tx: Connection, found: Sequence[Instance]) -> _Seen:
     ids = [instance.id for instance in found]
     masters = nodes.masters_of(tx, ids)
-    figures = nodes.figures_of(tx, [node.id for node in masters])
-    by_instance: dict[str, list[Figures]] = {}
-    for node in masters:
-        if node.id in figures:
-            by_instance.setdefault(node.instance_id, []).append(figures[node.id])
+    figures: dict[str, list[Figures]] = {}
+    for master in masters:
+        if master.figures is not None:
+            figures.setdefault(master.instance_id, []).append(master.figures)
     late = now_ms() - DOWN_AFTER
     faulty = frozenset(
-        node.instance_id for node in masters if node.state is NodeState.INACTIVE and node.since < late
+        master.instance_id for master in masters if master.state is NodeState.INACTIVE and master.since < late
     )
     names = network.vpc_names(tx, list({instance.vpc_id for instance in found}))
-    return _Seen(instances.tags_of(tx, ids), by_instance, faulty, names)
+    return _Seen(instances.tags_of(tx, ids), figures, faulty, names)
 
 
 def _common(instance: Instance, seen: _Seen) -> dict[str, Any]:
     """What lists and single answers have in common."""
     whole, part = divmod(instance.capacity_mb, 1024)
-    used = sum(figures.used_memory for figures in seen.masters.get(instance.id, []))
+    used = sum(figures.used_memory for figures in seen.figures.get(instance.id, []))
     return {
         "instance_id": instance.id,
         "name": instance.name,

@@ -32,22 +32,29 @@ def of_instances(tx: Connection, instance_ids: Sequence[str]) -> list[Node]:
 class Master(msgspec.Struct, frozen=True):
     """As little of a master as lists need: reading its settings for a hundred instances is what costs."""
 
-    id: str
     instance_id: str
     state: NodeState
     since: int
+    figures: Figures | None  # None: never read yet
 
 
 def masters_of(tx: Connection, instance_ids: Sequence[str]) -> list[Master]:
-    """The masters of several instances."""
-    columns = (
-        nodes.c.id,
-        nodes.c.instance_id,
-        nodes.c.seen_state.label("state"),
-        nodes.c.seen_since.label("since"),
+    """The masters of several instances, with what they last said."""
+    query = (
+        select(nodes.c.instance_id, nodes.c.seen_state, nodes.c.seen_since, *node_figures.c)
+        .join_from(nodes, node_figures, isouter=True)
+        .where(nodes.c.instance_id.in_(instance_ids), nodes.c.role == Role.MASTER)
     )
-    query = select(*columns).where(nodes.c.instance_id.in_(instance_ids), nodes.c.role == Role.MASTER)
-    return rows.all_of(Master, tx.execute(query))
+    names = [column.name for column in node_figures.c]
+    return [
+        Master(
+            instance_id,
+            NodeState(state),
+            since,
+            Figures(**dict(zip(names, figures, strict=True))) if figures[0] is not None else None,
+        )
+        for instance_id, state, since, *figures in tx.execute(query)
+    ]
 
 
 def unsettled(tx: Connection, instance_ids: Sequence[str]) -> dict[str, str]:
@@ -205,12 +212,6 @@ def record_figures(tx: Connection, seen: Iterable[Figures]) -> None:
         statement = upsert(node_figures)
         renewed = {c.name: statement.excluded[c.name] for c in node_figures.c if c.name != "node_id"}
         tx.execute(statement.on_conflict_do_update(index_elements=["node_id"], set_=renewed), newest)
-
-
-def figures_of(tx: Connection, node_ids: Sequence[str]) -> dict[str, Figures]:
-    """The newest figures by node id; a node that was never read is absent."""
-    found = tx.execute(select(node_figures).where(node_figures.c.node_id.in_(node_ids)))
-    return {figures.node_id: figures for figures in rows.all_of(Figures, found)}
 
 
 def _many(tx: Connection, query: Any) -> list[Node]:
