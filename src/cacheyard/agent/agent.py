@@ -12,7 +12,7 @@ import structlog
 from cacheyard.agent import hosts
 from cacheyard.agent.halt import halt
 from cacheyard.agent.observe import Observer
-from cacheyard.agent.supervisor import Supervisor
+from cacheyard.agent.supervisor import Chore, Supervisor
 from cacheyard.engine import find
 from cacheyard.settings import Settings
 from cacheyard.store.db import Store
@@ -78,17 +78,15 @@ class Agent:
             open_secret=sealer.open,
             version_of=self._version_of,
         )
-        observer = Observer(
-            self._store, self._host_id, self._settings.observe_seconds, lambda: supervisor.watched
-        )
+        observer = Observer(self._store, self._host_id, supervisor.watched, supervisor.silent)
+        supervisor.chores.append(Chore("observe", self._settings.observe_seconds, observer.look))
+        began = time.monotonic()
         async with asyncio.TaskGroup() as both:
             both.create_task(supervisor.run())
-            began = time.monotonic()
             await supervisor.ready.wait()
             self.ready.set()
             took = round((time.monotonic() - began) * 1000, 1)
             log.info("agent ready", adopted=supervisor.adopted, took_ms=took)
-            both.create_task(observer.run())
 
     def _version_of(self, binary: str) -> tuple[int, int, int]:
         if binary not in self._versions:  # installed since

@@ -4,7 +4,6 @@ The figures go to a table of their own and wake nobody; they are at most two rou
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -13,7 +12,7 @@ from cacheyard.agent.supervisor import Watched
 from cacheyard.clock import now_ms
 from cacheyard.domain.nodes import Figures
 from cacheyard.engine import redis
-from cacheyard.engine.redis import RedisError
+from cacheyard.engine.redis import NoAnswer, RedisError
 from cacheyard.store import hosts, nodes
 from cacheyard.store.db import Store
 
@@ -23,28 +22,25 @@ AT_ONCE = 8
 
 
 class Observer:
-    """Runs until it is cancelled."""
+    """`look` is a chore of the supervisor."""
 
     def __init__(
-        self, store: Store, host_id: str, seconds: float, watched: Callable[[], Mapping[str, Watched]]
+        self,
+        store: Store,
+        host_id: str,
+        watched: Mapping[str, Watched],
+        silent: Callable[[Watched, str], None],
     ) -> None:
         self._store = store
         self._host_id = host_id
-        self._seconds = seconds
         self._watched = watched
-
-    async def run(self) -> None:
-        """One round each `seconds`."""
-        while True:
-            began = time.monotonic()
-            await self.look()
-            await asyncio.sleep(max(0.0, began + self._seconds - time.monotonic()))
+        self._silent = silent
 
     async def look(self) -> None:
         """One round: all servers that answer now."""
         slots = asyncio.Semaphore(AT_ONCE)
-        answering = [watched for watched in self._watched().values() if watched.answering]
-        seen = await asyncio.gather(*(_ask(slots, watched) for watched in answering))
+        answering = [watched for watched in self._watched.values() if watched.answering]
+        seen = await asyncio.gather(*(self._ask(slots, watched) for watched in answering))
         await self._store.run(self._write, [figures for figures in seen if figures is not None])
 
     def _write(self, seen: list[Figures]) -> None:
@@ -52,12 +48,14 @@ class Observer:
             hosts.seen(tx, self._host_id, now_ms())
             nodes.record_figures(tx, seen)
 
-
-async def _ask(slots: asyncio.Semaphore, watched: Watched) -> Figures | None:
-    async with slots:
-        if watched.server.link is None:
-            return None
-        try:
-            return await redis.figures(watched.server.link, watched.node.id, now_ms())
-        except (RedisError, OSError):  # it has just gone, or hangs: the supervisor knows
+    async def _ask(self, slots: asyncio.Semaphore, watched: Watched) -> Figures | None:
+        async with slots:
+            if watched.server.link is None:
+                return None
+            try:
+                return await redis.figures(watched.server.link, watched.node.id, now_ms())
+            except NoAnswer as error:
+                self._silent(watched, str(error))
+            except (RedisError, OSError):  # it has just gone, or is out of reach: the supervisor finds out
+                pass
             return None

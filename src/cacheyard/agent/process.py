@@ -24,12 +24,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import msgspec
 
 LOCK = "lock"
 PID = "pid"
+_STARTED, _SESSION = (
+    19,
+    3,
+)  # fields of /proc/<pid>/stat after the name; proc(5) counts from 1, with pid and name
 OUTPUT = "redis.log"  # before the configuration is read, and when it is wrong, servers write to stdout
 
 
@@ -130,7 +135,8 @@ def spawn(directory: Path, lock: int, command: list[str], gate: str, record: Rec
     child.returncode = 0  # it is reaped through the pidfd
     assert child.stdin is not None  # noqa: S101 - PIPE
     try:
-        started = start_time(child.pid) or 0  # 0: it has ended already, as its pidfd says
+        fields = _stat(child.pid)  # it is there, at least as a zombie: only its pidfd reaps it
+        started = int(fields[_STARTED]) if fields else 0
         record = msgspec.structs.replace(record, boot=boot_id(), pid=child.pid, started=started)
         write_record(directory, record)
         with suppress(BrokenPipeError), child.stdin as gate_end:
@@ -230,6 +236,7 @@ def write_record(directory: Path, record: Record) -> None:
     made.rename(directory / PID)
 
 
+@cache
 def boot_id() -> str:
     """Differs after each boot, so that pids of the last one mean nothing."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -238,12 +245,12 @@ def boot_id() -> str:
 def start_time(pid: int) -> int | None:
     """When the kernel started the process, in ticks since boot; None when it is gone or a zombie."""
     fields = _stat(pid)
-    return None if fields is None or fields[0] in "ZX" else int(fields[19])
+    return None if fields is None or fields[0] in "ZX" else int(fields[_STARTED])
 
 
 def _session(pid: int) -> int | None:
     fields = _stat(pid)
-    return None if fields is None else int(fields[3])
+    return None if fields is None else int(fields[_SESSION])
 
 
 def _stat(pid: int) -> list[str] | None:

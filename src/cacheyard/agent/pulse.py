@@ -1,8 +1,9 @@
 """Feels whether servers answer. The supervisor asks; `felt` hears of it only when something changes.
 
 A server that starts, or has fallen silent, is asked often by a `Pulse` of its own, to see it up as
-soon as it is. Those that are up are asked once a second, all in one go (`check`): a hundred wakes of
-the loop cost ten times as much as one wake with a hundred questions.
+soon as it is. Of those that are up, the ones from which nothing was heard for a while are asked all
+in one go (`check`); usually the observer has read their INFO and there are none. (Measured: 100
+wakes of the loop a second cost 4 % of a core, one wake with 100 questions 2 %.)
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from cacheyard.engine.redis import BusyLoadingError, Link, NoAnswer, RedisError,
 
 FIRST_PAUSE = 0.003  # a server of 7.0 answers 12 ms after exec, one of 6.2 after 5
 LONGEST_PAUSE = 0.25
-CHECK_SECONDS = 1.0  # with the link's time-out of a second, a hung server is noticed after 2 s at most
+CHECK_SECONDS = 2.0  # with the link's time-out of a second, a hung server is noticed after 1 to 3 s
 SILENT_SECONDS = 1.0  # a server that was up may be out of reach so long without being called silent
 
 Felt = Callable[[bool, str | None], None]  # whether it answers, and if not, why
@@ -57,11 +58,11 @@ class Pulse:
         self._answered.set()
 
 
-async def check(links: Iterable[tuple[Link, Felt, Callable[[], None]]]) -> None:
+async def check(links: Iterable[tuple[Link, Felt, Callable[[], object]]]) -> None:
     """Ask servers that are up, once. One that lets the time-out pass hangs, and is `felt` so. For one that
     cannot be reached, as when somebody closed our connection, the third of a tuple, `lost`, is called."""
 
-    async def one(link: Link, felt: Felt, lost: Callable[[], None]) -> None:
+    async def one(link: Link, felt: Felt, lost: Callable[[], object]) -> None:
         try:
             await link.ping()
         except NoAnswer as error:

@@ -66,7 +66,8 @@ class Server:
             )
         if not record.port:
             record = msgspec.structs.replace(record, ip=node.ip, port=node.port)
-        process.write_record(self.directory, record)
+        if record != process.read_record(self.directory):
+            process.write_record(self.directory, record)
         self._take_over(record, pidfd, secret)
         return True
 

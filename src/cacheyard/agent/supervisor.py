@@ -1,14 +1,14 @@
 """Makes the processes of this host equal to its rows: the agent's loop.
 
 Level-triggered: it reads the rows of its host, looks at the processes, and removes the difference.
-Changes of this process wake it, an ending server does, and twenty times a second it asks the
+Changes of this process wake it, an ending server does, and ten times a second it asks the
 database whether another process has written; once a second it looks in any case. A look at nothing
 new costs one query of a few columns.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 
@@ -29,7 +29,7 @@ from cacheyard.store.db import Store
 log = structlog.get_logger()
 
 AT_ONCE = 16  # acts at a time; more only make each slower
-POLL_SECONDS = 0.05  # how often to ask whether another process has written; 15 microseconds each
+POLL_SECONDS = 0.1  # how often to ask whether another process has written; each wake costs 0.3 ms
 LOOK_SECONDS = 1.0  # how often to look without being woken
 SHARE = 4  # after reading rows for a time, pause so many times as long: at most a fifth of a core
 SLOT_SECONDS = 1.0  # how long a starting server counts as an act; loading much data must not hold up others
@@ -93,6 +93,35 @@ class Watched:
         )
 
 
+class Chore:
+    """Work that the loop starts every so many seconds, if it is not still at it. When it fails, that is logged,
+    and it is done again when it is due."""
+
+    def __init__(self, name: str, seconds: float, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        self._name = name
+        self._seconds = seconds
+        self._work = work
+        self._due = time.monotonic() + seconds
+        self._task: asyncio.Task[None] | None = None
+
+    def start_if_due(self) -> None:
+        """Called each turn of the loop."""
+        if self._task is None and time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._seconds
+            self._task = asyncio.create_task(self._work())
+            self._task.add_done_callback(self._done)
+
+    def stop(self) -> None:
+        """Give it up."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("agent stumbled", at=self._name, exc_info=error)
+
+
 class Supervisor:
     """Runs until it is cancelled; the servers stay."""
 
@@ -118,20 +147,20 @@ class Supervisor:
         self._reporting: asyncio.Task[None] | None = None
         self._outlines: dict[str, nodes.Outline] = {}
         self._version = -1
+        self._stale = True  # rows may have changed since they were read
         self._read_at = 0.0
         self._read_took = 0.0
         self.adopted = 0
+        self.chores = [Chore("check", CHECK_SECONDS, self._check)]
         self.ready = asyncio.Event()  # all that ran has been adopted
 
     async def run(self) -> None:
         """The loop."""
         with self._store.changes() as self._woken:
-            checks = asyncio.create_task(self._check())
             try:
                 while True:
                     await self._turn_safely()
             finally:
-                checks.cancel()
                 await self._let_go()
 
     async def _turn_safely(self) -> None:
@@ -147,29 +176,31 @@ class Supervisor:
         if not self.ready.is_set():
             await self._remove_orphans()
             self.ready.set()
+        for chore in self.chores:
+            chore.start_if_due()
         dirty, self._dirty = self._dirty, set()
         for node_id in dirty:
             if (watched := self.watched.get(node_id)) is not None:
                 self._consider(watched)
-        await self._pause()
+        if not self._dirty:
+            await self._pause()
 
     def _must_read(self) -> bool:
-        version = self._store.data_version()
-        late = time.monotonic() - self._read_at > LOOK_SECONDS
-        if not (self._woken.is_set() or version != self._version or late):
-            return False
+        now, version = time.monotonic(), self._store.data_version()
+        if self._woken.is_set() or version != self._version or now - self._read_at > LOOK_SECONDS:
+            self._stale = True
         self._woken.clear()
         self._version = version
-        return True
+        return self._stale and self._rest(now) <= 0
+
+    def _rest(self, now: float) -> float:
+        """Seconds until rows may be read again."""
+        return self._read_at + SHARE * self._read_took - now
 
     async def _pause(self) -> None:
-        rest = self._read_at + SHARE * self._read_took - time.monotonic()
-        if rest > 0:
-            await asyncio.sleep(rest)
-        if self._dirty:
-            return
+        seconds = min(POLL_SECONDS, self._rest(time.monotonic())) if self._stale else POLL_SECONDS
         with suppress(TimeoutError):
-            async with asyncio.timeout(POLL_SECONDS):
+            async with asyncio.timeout(max(0.0, seconds)):
                 await self._woken.wait()
 
     def look(self, node_id: str) -> None:
@@ -180,7 +211,7 @@ class Supervisor:
     # --- Rows ------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        began = time.monotonic()
+        began, self._stale = time.monotonic(), False
         outlines, changed = await self._store.run(self._read_changed, dict(self._outlines))
         for node in changed:
             self._note_row(node)
@@ -319,17 +350,23 @@ class Supervisor:
         return watched.pulse
 
     async def _check(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            await check(
-                (
-                    watched.server.link,
-                    partial(self._felt, watched, watched.server.process),
-                    partial(self._feel, watched),
-                )
-                for watched in self.watched.values()
-                if watched.answering and watched.server.link is not None and not watched.server.link.fresh
+        silent = time.monotonic() - CHECK_SECONDS / 2
+        await check(
+            (
+                watched.server.link,
+                partial(self._felt, watched, watched.server.process),
+                partial(self._feel, watched),
             )
+            for watched in self.watched.values()
+            if watched.answering
+            and watched.server.link is not None
+            and watched.server.link.heard < silent  # the observer has not heard it either
+            and not (watched.pulse is not None and watched.pulse.beats)
+        )
+
+    def silent(self, watched: Watched, why: str) -> None:
+        """The observer says that a server did not answer in time."""
+        self._felt(watched, watched.server.process, False, why)
 
     def _felt(self, watched: Watched, process: Process | None, answering: bool, why: str | None) -> None:
         if process is None or process is not watched.server.process or not process.alive:
@@ -343,6 +380,7 @@ class Supervisor:
             if watched.pulse is None or not watched.pulse.beats:
                 self._feel(watched)
         watched.answering, watched.sure, watched.error = answering, True, why
+        self._report(watched)  # somebody waits for it: not after the next reading of rows
         self.look(watched.node.id)
 
     # --- Reports ---------------------------------------------------------------------------------
@@ -374,6 +412,8 @@ class Supervisor:
             nodes.report_all(tx, reports)
 
     async def _let_go(self) -> None:
+        for chore in self.chores:
+            chore.stop()
         for watched in self.watched.values():
             if watched.task is not None:
                 watched.task.cancel()

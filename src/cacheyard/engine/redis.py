@@ -7,6 +7,7 @@ connection with short time-outs and no retries: whoever calls it decides what a 
 import asyncio
 import re
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -55,6 +56,7 @@ class Link:
         seconds: float = SECONDS,
     ) -> None:
         self.address = address
+        self.heard = 0.0  # when the server last answered anything, by time.monotonic()
         self._renamed = dict(renamed or {})
         self._busy = asyncio.Lock()  # an answer belongs to the oldest question
         self._connection = Connection(
@@ -86,8 +88,11 @@ class Link:
         async with self._busy:
             await self._connection.send_command(self._named(str(words[0])), *words[1:])
             if seconds is None:
-                return await self._connection.read_response()
-            return await self._connection.read_response(timeout=seconds)
+                answer = await self._connection.read_response()
+            else:
+                answer = await self._connection.read_response(timeout=seconds)
+            self.heard = time.monotonic()
+            return answer
 
     async def calls(self, commands: Iterable[tuple[str | int, ...]]) -> list[Any]:
         """The answers to several commands sent at once. A refusal is raised after the last answer."""
@@ -101,6 +106,7 @@ class Link:
                     answers.append(await self._connection.read_response())
                 except ResponseError as error:
                     refusal = refusal or error
+            self.heard = time.monotonic()
         if refusal:
             raise refusal
         return answers
@@ -110,8 +116,9 @@ class Link:
         await self.call("PING")
 
     async def close(self) -> None:
-        """Close the connection; the next call opens it again."""
-        await self._connection.disconnect(nowait=True)
+        """Close the connection, once it has its answer; the next call opens it again."""
+        async with self._busy:
+            await self._connection.disconnect(nowait=True)
 
     def _named(self, command: str) -> str:
         return self._renamed.get(command.lower(), command)
