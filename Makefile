@@ -21,7 +21,7 @@ soak: .venv/ready-dev
 	CACHEYARD_SOAK=1 $(BIN)/pytest --timeout 7200 tests/chaos tests/contract/test_schemathesis.py
 
 bench: .venv/ready-dev
-	$(BIN)/python -m tests.bench
+	PYTHONPATH=tests $(BIN)/python -m bench
 
 generate: .venv/ready-dev
 	$(BIN)/python -m cacheyard.contract.generate
