@@ -176,6 +176,7 @@ class Api:
             parameters=exchange.parameters,
             body=exchange.parsed,
             base_url=exchange.base_url,
+            headers=exchange.headers,
         )
         exchange.answer = BINDINGS[_operation(exchange).id](call)
 

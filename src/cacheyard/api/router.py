@@ -1,4 +1,8 @@
-"""Finds the operation of a request: literal path segments win over parameters, whatever the order."""
+"""Finds the operation of a request: literal path segments win over parameters, whatever the order.
+
+Clients write `/instance/{id}/…` and `/instances/{id}/…` for the same thing, one this way, one the other. The
+contract has one of them; the router takes both.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -6,6 +10,9 @@ from urllib.parse import unquote
 
 from cacheyard.contract.model import Operation
 from cacheyard.errors import MethodNotAllowed, NotFound
+
+_SPELLINGS = {"instance": "instances"}
+"""Literal segments that mean another one."""
 
 
 @dataclass
@@ -26,8 +33,10 @@ class Router:
                 if segment.startswith("{"):
                     branch.any = branch = branch.any or _Branch()
                 else:
-                    branch = branch.literal.setdefault(segment, _Branch())
-            branch.operations[operation.method] = operation
+                    branch = branch.literal.setdefault(_SPELLINGS.get(segment, segment), _Branch())
+            there = branch.operations.setdefault(operation.method, operation)
+            if there is not operation:
+                raise ValueError(f"{operation.id} and {there.id} have the same path")
 
     def find(self, method: str, path: str) -> tuple[Operation, dict[str, str]]:
         """The operation and its path parameters. Raises `NotFound` or `MethodNotAllowed`.
@@ -49,7 +58,8 @@ def _leaves(branch: _Branch, segments: list[str]) -> Iterable[_Branch]:
         yield branch
         return
     first, *rest = segments
-    if first in branch.literal:
-        yield from _leaves(branch.literal[first], rest)
+    literal = _SPELLINGS.get(first, first)
+    if literal in branch.literal:
+        yield from _leaves(branch.literal[literal], rest)
     if branch.any is not None and first:
         yield from _leaves(branch.any, rest)

@@ -135,7 +135,8 @@ def operation(method: str, path: str, raw: Json, shared: dict[str, str]) -> list
         "success": raw["x-success"],
         "action": raw.get("x-action"),
         "public": raw.get("security") == [],
-        "project_scoped": "{project_id}" in path,
+        # an identity path names a project to look at, not one to work in
+        "project_scoped": "{project_id}" in path and raw["x-family"] != "iam",
     }
     rest: dict[str, object] = {
         "body": schema_name(body),

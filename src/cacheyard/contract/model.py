@@ -44,7 +44,7 @@ class Operation:
     public: bool
     """Whether it needs no token."""
     project_scoped: bool
-    """Whether the path names a project, which must be the caller's."""
+    """Whether the path names the project to work in, which must be the caller's."""
     parameters: tuple[Parameter, ...]
     body: str | None
     """Name of the request's schema, which is also the name of its type in `types`."""

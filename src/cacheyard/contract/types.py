@@ -3300,6 +3300,202 @@ class WhitelistShowIpWhitelist(_Object):
     ip_list: list[str] | None = None
 
 
+class KeystoneLink(_Object):
+    rel: str | None = None
+    href: str | None = None
+
+
+class KeystoneMediaType(_Object):
+    base: str | None = None
+    type: str | None = None
+
+
+class KeystoneVersion(_Object):
+    id: str | None = None
+    status: str | None = None
+    updated: str | None = None
+    links: list[KeystoneLink] | None = None
+    media_types: list[KeystoneMediaType] | None = msgspec.field(name="media-types", default=None)
+
+
+class KeystoneVersionValues(_Object):
+    values: list[KeystoneVersion] | None = None
+
+
+class KeystoneListVersionsResponse(_Object):
+    versions: KeystoneVersionValues | None = None
+
+
+class KeystoneShowVersionResponse(_Object):
+    version: KeystoneVersion | None = None
+
+
+class KeystoneShowTokenResponse(_Object):
+    token: KeystoneToken | None = None
+
+
+class KeystoneListCatalogResponse(_Object):
+    catalog: list[KeystoneCatalogEntry] | None = None
+    links: KeystoneLinks | None = None
+
+
+class KeystoneShowProjectResponse(_Object):
+    project: Project | None = None
+
+
+class UpdateVpcOption(_Object):
+    name: str | None = None
+    description: str | None = None
+    cidr: str | None = None
+
+
+class UpdateVpcRequestBody(_Object):
+    vpc: UpdateVpcOption | None = None
+
+
+class UpdateVpcResponse(_Object):
+    vpc: Vpc | None = None
+
+
+class UpdateSubnetOption(_Object):
+    name: str | None = None
+    description: str | None = None
+    dhcp_enable: bool | None = None
+    primary_dns: str | None = None
+    secondary_dns: str | None = None
+    dnsList: list[str] | None = None
+    extra_dhcp_opts: list[CreateExtraDhcpOption] | None = None
+
+
+class UpdateSubnetRequestBody(_Object):
+    subnet: UpdateSubnetOption | None = None
+
+
+class UpdatedSubnet(_Object):
+    id: str | None = None
+    status: str | None = None
+
+
+class UpdateSubnetResponse(_Object):
+    subnet: UpdatedSubnet | None = None
+
+
+class ListVpcTagsResponse(_Object):
+    tags: list[VpcTag] | None = None
+
+
+class VpcTagsRequestBody(_Object):
+    action: str | None = None
+    tags: list[VpcTag] | None = None
+
+
+class UpdateSecurityGroupOption(_Object):
+    name: str | None = None
+    description: str | None = None
+
+
+class UpdateSecurityGroupV3RequestBody(_Object):
+    security_group: UpdateSecurityGroupOption | None = None
+
+
+class UpdateSecurityGroupV3Response(_Object):
+    security_group: SecurityGroupV3 | None = None
+
+
+class NeutronUpdateSecurityGroupRequestBody(_Object):
+    security_group: UpdateSecurityGroupOption | None = None
+
+
+class NeutronUpdateSecurityGroupResponse(_Object):
+    security_group: NeutronSecurityGroup | None = None
+
+
+class CreateSecurityGroupRuleOption(_Object):
+    security_group_id: str | None = None
+    direction: str | None = None
+    ethertype: str | None = None
+    protocol: str | None = None
+    port_range_min: int | None = None
+    port_range_max: int | None = None
+    remote_ip_prefix: str | None = None
+    remote_group_id: str | None = None
+    description: str | None = None
+
+
+class CreateSecurityGroupRuleRequestBody(_Object):
+    security_group_rule: CreateSecurityGroupRuleOption | None = None
+
+
+class CreateSecurityGroupRuleResponse(_Object):
+    security_group_rule: SecurityGroupRule | None = None
+
+
+class ShowSecurityGroupRuleResponse(_Object):
+    security_group_rule: SecurityGroupRule | None = None
+
+
+class ListSecurityGroupRulesResponse(_Object):
+    security_group_rules: list[SecurityGroupRule] | None = None
+
+
+class NeutronCreateSecurityGroupRuleOption(_Object):
+    security_group_id: str | None = None
+    direction: str | None = None
+    ethertype: str | None = None
+    protocol: str | None = None
+    port_range_min: int | None = None
+    port_range_max: int | None = None
+    remote_ip_prefix: str | None = None
+    remote_group_id: str | None = None
+    description: str | None = None
+
+
+class NeutronCreateSecurityGroupRuleRequestBody(_Object):
+    security_group_rule: NeutronCreateSecurityGroupRuleOption | None = None
+
+
+class NeutronCreateSecurityGroupRuleResponse(_Object):
+    security_group_rule: NeutronSecurityGroupRule | None = None
+
+
+class NeutronShowSecurityGroupRuleResponse(_Object):
+    security_group_rule: NeutronSecurityGroupRule | None = None
+
+
+class NeutronListSecurityGroupRulesResponse(_Object):
+    security_group_rules: list[NeutronSecurityGroupRule] | None = None
+
+
+class CreateSecurityGroupRuleOptionV3(_Object):
+    security_group_id: str | None = None
+    direction: str | None = None
+    ethertype: str | None = None
+    protocol: str | None = None
+    multiport: str | None = None
+    remote_ip_prefix: str | None = None
+    remote_group_id: str | None = None
+    description: str | None = None
+    action: str | None = None
+    priority: int | None = None
+
+
+class CreateSecurityGroupRuleV3RequestBody(_Object):
+    security_group_rule: CreateSecurityGroupRuleOptionV3 | None = None
+
+
+class CreateSecurityGroupRuleV3Response(_Object):
+    security_group_rule: SecurityGroupRuleV3 | None = None
+
+
+class ShowSecurityGroupRuleV3Response(_Object):
+    security_group_rule: SecurityGroupRuleV3 | None = None
+
+
+class ListSecurityGroupRulesV3Response(_Object):
+    security_group_rules: list[SecurityGroupRuleV3] | None = None
+    page_info: PageInfo | None = None
+
+
 RenameCommandResp = dict[str, str]
 
 

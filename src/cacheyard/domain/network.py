@@ -58,6 +58,46 @@ class SecurityGroup(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
 
 
+class SecurityGroupRule(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `security_group_rules`. None as protocol, ports or remote: any."""
+
+    id: str
+    project_id: str
+    security_group_id: str
+    direction: str  # ingress or egress
+    ethertype: str  # IPv4 or IPv6
+    protocol: str | None
+    ports: str | None  # with commas between: 22,80-90
+    remote_ip_prefix: str | None
+    remote_group_id: str | None
+    description: str
+    action: str  # allow or deny
+    priority: int
+    created_at: int
+
+
+def first_rules(group: SecurityGroup) -> list[SecurityGroupRule]:
+    """What the cloud gives a new group: in from its own members, out to everywhere."""
+    return [
+        SecurityGroupRule(
+            id=str(uuid.uuid5(uuid.UUID(group.id), direction)),
+            project_id=group.project_id,
+            security_group_id=group.id,
+            direction=direction,
+            ethertype="IPv4",
+            protocol=None,
+            ports=None,
+            remote_ip_prefix=None,
+            remote_group_id=group.id if direction == "ingress" else None,
+            description="",
+            action="allow",
+            priority=100,
+            created_at=group.created_at,
+        )
+        for direction in ("ingress", "egress")
+    ]
+
+
 class Zone(msgspec.Struct, frozen=True):
     """An availability zone: clients send its id or its code, by operation."""
 

@@ -1,7 +1,7 @@
 """What every operation is given and may give back. `api.bindings` makes the one and reads the other."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection
@@ -38,6 +38,7 @@ class Call(Generic[B]):
     parameters: dict[str, Any]  # of path and query, as the contract types them
     body: B
     base_url: str  # as the client reached us, without a slash at the end
+    headers: Mapping[str, str] = field(default_factory=dict)  # of the request, names in lower case
 
     @property
     def project_id(self) -> str:

@@ -25,8 +25,6 @@ _DESCRIPTION_LENGTH = 255
 class _Row(Protocol):
     @property
     def id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
 
 
 R = TypeVar("R", bound=_Row)
@@ -72,6 +70,13 @@ class NoSecurityGroup(Refused):
     """Security group {group_id} does not exist."""
 
     code = "VPC.0603"
+    status = 404
+
+
+class NoSecurityGroupRule(Refused):
+    """Security group rule {rule_id} does not exist."""
+
+    code = "VPC.0607"
     status = 404
 
 

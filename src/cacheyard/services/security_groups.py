@@ -1,16 +1,19 @@
 """Security groups, in the forms of the VPC API (v1, v3) and of Neutron (v2.0).
 
-A group is a label that instances carry. Its rules are always the two that the cloud gives a new
-group: in from its own members, out to everywhere. They filter nothing; an instance's whitelist does.
+A group is a label that instances carry. Its rules, `services.security_rules`, begin with the two that the
+cloud gives a new group. They filter nothing; an instance's whitelist does.
 """
 
-import uuid
+from collections.abc import Sequence
 from typing import Any
+
+from msgspec.structs import replace
 
 from cacheyard.clock import now_ms
 from cacheyard.contract import types as t
-from cacheyard.domain.network import SecurityGroup
+from cacheyard.domain.network import SecurityGroup, SecurityGroupRule
 from cacheyard.ids import new_id
+from cacheyard.services import security_rules as rule_forms
 from cacheyard.services.call import Call
 from cacheyard.services.network import (
     DEFAULT_ENTERPRISE,
@@ -23,26 +26,26 @@ from cacheyard.services.network import (
     project_of,
     seconds,
 )
-from cacheyard.store import network
-
-_DIRECTIONS = ("ingress", "egress")
+from cacheyard.store import network, security_rules
 
 
 def list_security_groups(call: Call[Any]) -> t.ListSecurityGroupsResponse:
     """The project's groups."""
     rows, _ = _page(call)
-    return t.ListSecurityGroupsResponse(security_groups=[_v1(group) for group in rows])
+    return t.ListSecurityGroupsResponse(security_groups=_v1(call, *rows))
 
 
 def create_security_group(call: Call[t.CreateSecurityGroupRequestBody]) -> t.CreateSecurityGroupResponse:
     """A new group."""
     option = call.body.security_group or t.CreateSecurityGroupOption()
-    return t.CreateSecurityGroupResponse(security_group=_v1(_create(call, option.name, option.description)))
+    [made] = _v1(call, _create(call, option.name, option.description))
+    return t.CreateSecurityGroupResponse(security_group=made)
 
 
 def show_security_group(call: Call[Any]) -> t.ShowSecurityGroupResponse:
     """One group."""
-    return t.ShowSecurityGroupResponse(security_group=_v1(_get(call)))
+    [found] = _v1(call, _get(call))
+    return t.ShowSecurityGroupResponse(security_group=found)
 
 
 def delete_security_group(call: Call[Any]) -> None:
@@ -57,7 +60,7 @@ def delete_security_group(call: Call[Any]) -> None:
 def neutron_list_security_groups(call: Call[Any]) -> t.NeutronListSecurityGroupsResponse:
     """The project's groups."""
     rows, _ = _page(call)
-    return t.NeutronListSecurityGroupsResponse(security_groups=[_neutron(group) for group in rows])
+    return t.NeutronListSecurityGroupsResponse(security_groups=_neutron(call, *rows))
 
 
 def neutron_create_security_group(
@@ -65,13 +68,22 @@ def neutron_create_security_group(
 ) -> t.NeutronCreateSecurityGroupResponse:
     """A new group."""
     option = call.body.security_group or t.NeutronCreateSecurityGroupOption()
-    made = _create(call, option.name, option.description)
-    return t.NeutronCreateSecurityGroupResponse(security_group=_neutron(made))
+    [made] = _neutron(call, _create(call, option.name, option.description))
+    return t.NeutronCreateSecurityGroupResponse(security_group=made)
 
 
 def neutron_show_security_group(call: Call[Any]) -> t.NeutronShowSecurityGroupResponse:
     """One group."""
-    return t.NeutronShowSecurityGroupResponse(security_group=_neutron(_get(call)))
+    [found] = _neutron(call, _get(call))
+    return t.NeutronShowSecurityGroupResponse(security_group=found)
+
+
+def neutron_update_security_group(
+    call: Call[t.NeutronUpdateSecurityGroupRequestBody],
+) -> t.NeutronUpdateSecurityGroupResponse:
+    """Another name or description."""
+    [changed] = _neutron(call, _update(call))
+    return t.NeutronUpdateSecurityGroupResponse(security_group=changed)
 
 
 neutron_delete_security_group = delete_security_group
@@ -81,7 +93,7 @@ def list_security_groups_v3(call: Call[Any]) -> t.ListSecurityGroupsV3Response:
     """The project's groups, without rules, as v3 lists them."""
     rows, marker = _page(call)
     return t.ListSecurityGroupsV3Response(
-        security_groups=[_v3(group, with_rules=False) for group in rows],
+        security_groups=[_v3(group, None) for group in rows],
         page_info=t.PageInfo(current_count=len(rows), next_marker=marker),
     )
 
@@ -91,12 +103,20 @@ def create_security_group_v3(
 ) -> t.CreateSecurityGroupV3Response:
     """A new group."""
     option = call.body.security_group or t.CreateSecurityGroupV3Option()
-    return t.CreateSecurityGroupV3Response(security_group=_v3(_create(call, option.name, option.description)))
+    made = _create(call, option.name, option.description)
+    return t.CreateSecurityGroupV3Response(security_group=_v3_whole(call, made))
 
 
 def show_security_group_v3(call: Call[Any]) -> t.ShowSecurityGroupV3Response:
     """One group."""
-    return t.ShowSecurityGroupV3Response(security_group=_v3(_get(call)))
+    return t.ShowSecurityGroupV3Response(security_group=_v3_whole(call, _get(call)))
+
+
+def update_security_group_v3(
+    call: Call[t.UpdateSecurityGroupV3RequestBody],
+) -> t.UpdateSecurityGroupV3Response:
+    """Another name or description."""
+    return t.UpdateSecurityGroupV3Response(security_group=_v3_whole(call, _update(call)))
 
 
 delete_security_group_v3 = delete_security_group
@@ -132,81 +152,66 @@ def _create(call: Call[Any], name: str | None, description: str | None) -> Secur
     return group
 
 
-def _rule_id(group: SecurityGroup, direction: str) -> str:
-    return str(uuid.uuid5(uuid.UUID(group.id), direction))
+def _update(call: Call[Any]) -> SecurityGroup:
+    """What is not sent stays."""
+    option = call.body.security_group or t.UpdateSecurityGroupOption()
+    values: dict[str, str] = {}
+    if option.name is not None:
+        values["name"] = checked_name(option.name)
+    if option.description is not None:
+        values["description"] = checked_description(option.description)
+    group_id = str(call.parameters["security_group_id"])
+    with call.house.store.write() as tx:
+        group = network.get_security_group(tx, project_of(call), group_id)
+        if group is None:
+            raise NoSecurityGroup(group_id=group_id)
+        if values:
+            network.change_group(tx, group.id, **values)
+    return replace(group, **values)
 
 
-def _members(group: SecurityGroup, direction: str) -> str | None:
-    return group.id if direction == "ingress" else None
+def _rules(call: Call[Any], groups: Sequence[SecurityGroup]) -> dict[str, list[SecurityGroupRule]]:
+    """The rules of some groups, by group."""
+    found: dict[str, list[SecurityGroupRule]] = {group.id: [] for group in groups}
+    with call.house.store.read() as tx:
+        for rule in security_rules.rules_of(tx, project_of(call), list(found)):
+            found[rule.security_group_id].append(rule)
+    return found
 
 
-def _v1(group: SecurityGroup) -> t.SecurityGroup:
-    return t.SecurityGroup(
-        id=group.id,
-        name=group.name,
-        description=group.description,
-        enterprise_project_id=DEFAULT_ENTERPRISE,
-        security_group_rules=[
-            t.SecurityGroupRule(
-                id=_rule_id(group, direction),
-                description="",
-                security_group_id=group.id,
-                direction=direction,
-                ethertype="IPv4",
-                remote_group_id=_members(group, direction),
-                tenant_id=group.project_id,
-            )
-            for direction in _DIRECTIONS
-        ],
-    )
-
-
-def _neutron(group: SecurityGroup) -> t.NeutronSecurityGroup:
-    created = seconds(group.created_at)
-    return t.NeutronSecurityGroup(
-        id=group.id,
-        name=group.name,
-        description=group.description,
-        tenant_id=group.project_id,
-        project_id=group.project_id,
-        security_group_rules=[
-            t.NeutronSecurityGroupRule(
-                id=_rule_id(group, direction),
-                description="",
-                security_group_id=group.id,
-                direction=direction,
-                ethertype="IPv4",
-                remote_group_id=_members(group, direction),
-                tenant_id=group.project_id,
-                project_id=group.project_id,
-                created_at=created,
-                updated_at=created,
-            )
-            for direction in _DIRECTIONS
-        ],
-        created_at=created,
-        updated_at=created,
-    )
-
-
-def _v3(group: SecurityGroup, *, with_rules: bool = True) -> t.SecurityGroupV3:
-    created = seconds(group.created_at) + "Z"
-    rules = [
-        t.SecurityGroupRuleV3(
-            id=_rule_id(group, direction),
-            description="",
-            security_group_id=group.id,
-            direction=direction,
-            ethertype="IPv4",
-            action="allow",
-            priority=100,
-            remote_group_id=_members(group, direction),
-            project_id=group.project_id,
-            created_at=created,
-            updated_at=created,
+def _v1(call: Call[Any], *groups: SecurityGroup) -> list[t.SecurityGroup]:
+    rules = _rules(call, groups)
+    return [
+        t.SecurityGroup(
+            id=group.id,
+            name=group.name,
+            description=group.description,
+            enterprise_project_id=DEFAULT_ENTERPRISE,
+            security_group_rules=[rule_forms.v1(rule) for rule in rules[group.id]],
         )
-        for direction in _DIRECTIONS
+        for group in groups
     ]
+
+
+def _neutron(call: Call[Any], *groups: SecurityGroup) -> list[t.NeutronSecurityGroup]:
+    rules = _rules(call, groups)
+    return [
+        t.NeutronSecurityGroup(
+            id=group.id,
+            name=group.name,
+            description=group.description,
+            tenant_id=group.project_id,
+            project_id=group.project_id,
+            security_group_rules=[rule_forms.neutron(rule) for rule in rules[group.id]],
+            created_at=seconds(group.created_at),
+            updated_at=seconds(group.created_at),
+        )
+        for group in groups
+    ]
+
+
+def _v3(group: SecurityGroup, rules: list[SecurityGroupRule] | None) -> t.SecurityGroupV3:
+    created = seconds(group.created_at) + "Z"
     return t.SecurityGroupV3(
         id=group.id,
         name=group.name,
@@ -214,7 +219,11 @@ def _v3(group: SecurityGroup, *, with_rules: bool = True) -> t.SecurityGroupV3:
         project_id=group.project_id,
         enterprise_project_id=DEFAULT_ENTERPRISE,
         tags=[],
-        security_group_rules=rules if with_rules else None,
+        security_group_rules=None if rules is None else [rule_forms.v3(rule) for rule in rules],
         created_at=created,
         updated_at=created,
     )
+
+
+def _v3_whole(call: Call[Any], group: SecurityGroup) -> t.SecurityGroupV3:
+    return _v3(group, _rules(call, [group])[group.id])

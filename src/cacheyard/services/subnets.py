@@ -88,6 +88,39 @@ def create_subnet(call: Call[t.CreateSubnetRequestBody]) -> t.CreateSubnetRespon
         return t.CreateSubnetResponse(subnet=_v1(subnet, network.free_count(tx, subnet)))
 
 
+def update_subnet(call: Call[t.UpdateSubnetRequestBody]) -> t.UpdateSubnetResponse:
+    """Another name, description or DHCP settings; what is not sent stays, as do range and gateway."""
+    option = call.body.subnet or t.UpdateSubnetOption()
+    sent = {
+        name: value for name in _Shown.__struct_fields__ if (value := getattr(option, name, None)) is not None
+    }
+    if "dnsList" in sent:  # the other spelling must not contradict it
+        sent["primary_dns"], sent["secondary_dns"] = [*sent["dnsList"], "", ""][:2]
+    elif "primary_dns" in sent or "secondary_dns" in sent:
+        sent["dnsList"] = []
+    values: dict[str, Any] = {}
+    if option.name is not None:
+        values["name"] = checked_name(option.name)
+    if option.description is not None:
+        values["description"] = checked_description(option.description)
+    with call.house.store.write() as tx:
+        subnet = _get(tx, call)
+        if call.parameters["vpc_id"] != subnet.vpc_id:
+            raise NoSubnet(subnet_id=subnet.id)
+        if sent:
+            values["shown"] = subnet.shown | msgspec.to_builtins(sent)
+        if values:
+            network.change_subnet(tx, subnet.id, **values)
+    return t.UpdateSubnetResponse(subnet=t.UpdatedSubnet(id=subnet.id, status="ACTIVE"))
+
+
+def list_subnet_tags(call: Call[Any]) -> t.ListVpcTagsResponse:
+    """Always none: subnets have no tags here."""
+    with call.house.store.read() as tx:
+        _get(tx, call)
+    return t.ListVpcTagsResponse(tags=[])
+
+
 def delete_subnet(call: Call[Any]) -> None:
     """Delete a subnet; refused while instances are in it."""
     with call.house.store.write() as tx:

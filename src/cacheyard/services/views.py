@@ -79,7 +79,12 @@ def list_instances(call: Call[None]) -> ListInstancesResponse:
     with call.house.store.read() as tx:
         total = instances.count(tx, call.project_id, wanted)
         page = instances.find(
-            tx, call.project_id, wanted, offset=given.get("offset") or 0, limit=given.get("limit") or PAGE
+            tx,
+            call.project_id,
+            wanted,
+            offset=given.get("offset") or 0,
+            limit=given.get("limit") or PAGE,
+            after=given.get("marker"),  # version 1 alone has it
         )
         seen = _look(tx, page)
     return ListInstancesResponse(

@@ -1,6 +1,9 @@
 """VPCs, in the forms of the VPC API's v1 and v3. A VPC is a label over subnets: it isolates nothing here."""
 
+from ipaddress import IPv4Network
 from typing import Any
+
+from msgspec.structs import replace
 
 from cacheyard.clock import now_ms
 from cacheyard.contract import types as t
@@ -38,6 +41,34 @@ def create_vpc(call: Call[t.CreateVpcRequestBody]) -> t.CreateVpcResponse:
 def show_vpc(call: Call[Any]) -> t.ShowVpcResponse:
     """One VPC."""
     return t.ShowVpcResponse(vpc=_v1(_get(call)))
+
+
+def update_vpc(call: Call[t.UpdateVpcRequestBody]) -> t.UpdateVpcResponse:
+    """Another name, description or range; what is not sent stays. The range must hold the subnets."""
+    option = call.body.vpc or t.UpdateVpcOption()
+    values: dict[str, str] = {}
+    if option.name is not None:
+        values["name"] = checked_name(option.name)
+    if option.description is not None:
+        values["description"] = checked_description(option.description)
+    if option.cidr is not None:
+        values["cidr"] = _checked_cidr(option.cidr)
+    with call.house.store.write() as tx:
+        vpc = network.get_vpc(tx, project_of(call), str(call.parameters["vpc_id"]))
+        if vpc is None:
+            raise NoVpc
+        for subnet in network.subnets_of(tx, vpc.project_id, vpc.id) if "cidr" in values else ():
+            if not IPv4Network(subnet.cidr).subnet_of(IPv4Network(values["cidr"])):
+                raise BadNetworkParameter(parameter="cidr", why=f"must hold {subnet.cidr} of {subnet.id}")
+        if values:
+            network.change_vpc(tx, vpc.id, **values)
+    return t.UpdateVpcResponse(vpc=_v1(replace(vpc, **values)))
+
+
+def list_vpc_tags(call: Call[Any]) -> t.ListVpcTagsResponse:
+    """Always none: VPCs have no tags here."""
+    _get(call)
+    return t.ListVpcTagsResponse(tags=[])
 
 
 def delete_vpc(call: Call[Any]) -> None:
@@ -90,23 +121,26 @@ def _get(call: Call[Any]) -> Vpc:
 
 
 def _create(call: Call[Any], name: str | None, description: str | None, cidr: str | None) -> Vpc:
-    if cidr:
-        parsed = parse_cidr(cidr)
-        if parsed is None or parsed.prefixlen > SMALLEST_SUBNET:
-            raise BadNetworkParameter(
-                parameter="cidr", why=f"must be an IPv4 network, /{SMALLEST_SUBNET} at most"
-            )
     vpc = Vpc(
         id=new_id(),
         project_id=project_of(call),
         name=checked_name(name),
         description=checked_description(description),
-        cidr=cidr or "",
+        cidr=_checked_cidr(cidr) if cidr else "",
         created_at=now_ms(),
     )
     with call.house.store.write() as tx:
         network.add_vpc(tx, vpc)
     return vpc
+
+
+def _checked_cidr(cidr: str) -> str:
+    parsed = parse_cidr(cidr)
+    if parsed is None or parsed.prefixlen > SMALLEST_SUBNET:
+        raise BadNetworkParameter(
+            parameter="cidr", why=f"must be an IPv4 network, /{SMALLEST_SUBNET} at most"
+        )
+    return cidr
 
 
 def _v1(vpc: Vpc) -> t.Vpc:

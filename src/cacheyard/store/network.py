@@ -17,8 +17,10 @@ from cacheyard.domain.network import (
     SecurityGroup,
     Subnet,
     Vpc,
+    first_rules,
     reserved,
 )
+from cacheyard.store import security_rules
 from cacheyard.store.rows import all_of, one_of
 from cacheyard.store.tables import addresses, instances, security_groups, subnets, vpcs
 
@@ -115,8 +117,9 @@ def subnet_in_use(tx: Connection, subnet_id: str) -> bool:
 
 
 def add_group(tx: Connection, group: SecurityGroup) -> None:
-    """A security group."""
+    """A security group, with the rules that every new one has."""
     tx.execute(insert(security_groups).values(**msgspec.to_builtins(group)))
+    security_rules.add_rules(tx, first_rules(group))
 
 
 def get_security_group(tx: Connection, project_id: str, group_id: str) -> SecurityGroup | None:
@@ -141,7 +144,7 @@ def change_group(tx: Connection, group_id: str, **values: Any) -> None:
 
 
 def remove_group(tx: Connection, group_id: str) -> None:
-    """Delete a security group that nothing uses."""
+    """Delete a security group that nothing uses, its rules, and others' rules about it."""
     tx.execute(delete(security_groups).where(security_groups.c.id == group_id))
 
 

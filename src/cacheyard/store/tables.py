@@ -114,6 +114,32 @@ security_groups = Table(
     Column("created_at", Integer, nullable=False),
 )
 
+# Kept and shown; they filter nothing.
+security_group_rules = Table(
+    "security_group_rules",
+    metadata,
+    _id(),
+    _ref("project_id", "projects"),
+    Column(
+        "security_group_id",
+        String(64),
+        ForeignKey("security_groups.id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    Column("direction", String(8), nullable=False),  # ingress or egress
+    Column("ethertype", String(4), nullable=False),  # IPv4 or IPv6
+    Column("protocol", String(16)),  # NULL here and below: any
+    Column("ports", Text),  # 22,80-90
+    Column("remote_ip_prefix", String(64)),
+    # A group that goes takes the rules that name it along.
+    Column("remote_group_id", String(64), ForeignKey("security_groups.id", ondelete="CASCADE"), index=True),
+    Column("description", Text, nullable=False, default=""),
+    Column("action", String(8), nullable=False),  # allow or deny
+    Column("priority", Integer, nullable=False),
+    Column("created_at", Integer, nullable=False),
+)
+
 addresses = Table(
     "addresses",
     metadata,

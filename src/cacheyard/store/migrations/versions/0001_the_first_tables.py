@@ -160,6 +160,38 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_security_groups_project_id"), ["project_id"], unique=False)
 
     op.create_table(
+        "security_group_rules",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("security_group_id", sa.String(length=64), nullable=False),
+        sa.Column("direction", sa.String(length=8), nullable=False),
+        sa.Column("ethertype", sa.String(length=4), nullable=False),
+        sa.Column("protocol", sa.String(length=16), nullable=True),
+        sa.Column("ports", sa.Text(), nullable=True),
+        sa.Column("remote_ip_prefix", sa.String(length=64), nullable=True),
+        sa.Column("remote_group_id", sa.String(length=64), nullable=True),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("action", sa.String(length=8), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["project_id"],
+            ["projects.id"],
+        ),
+        sa.ForeignKeyConstraint(["remote_group_id"], ["security_groups.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["security_group_id"], ["security_groups.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("security_group_rules", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_security_group_rules_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_security_group_rules_remote_group_id"), ["remote_group_id"], unique=False
+        )
+        batch_op.create_index(
+            batch_op.f("ix_security_group_rules_security_group_id"), ["security_group_id"], unique=False
+        )
+
+    op.create_table(
         "tokens",
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("user_id", sa.String(length=64), nullable=False),
@@ -443,6 +475,12 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_tokens_expires_at"))
 
     op.drop_table("tokens")
+    with op.batch_alter_table("security_group_rules", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_security_group_rules_security_group_id"))
+        batch_op.drop_index(batch_op.f("ix_security_group_rules_remote_group_id"))
+        batch_op.drop_index(batch_op.f("ix_security_group_rules_project_id"))
+
+    op.drop_table("security_group_rules")
     with op.batch_alter_table("security_groups", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_security_groups_project_id"))
 
