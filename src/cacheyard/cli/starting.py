@@ -1,17 +1,19 @@
-"""`up`, `api`, `agent` and `down`."""
+"""`up`, `api`, `agent` and `down`. What only the serving process needs is imported when it serves."""
 
+import gc
 import logging
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
 from cacheyard.cli import running
-from cacheyard.services.bootstrap import Bootstrap, RegionRefused
 from cacheyard.settings import Settings
-from cacheyard.store.slices import SliceRefused
+
+if TYPE_CHECKING:
+    from cacheyard.services.bootstrap import Bootstrap
 
 
 def up(settings: Settings, *, json: bool, detach: bool) -> int:
@@ -21,12 +23,16 @@ def up(settings: Settings, *, json: bool, detach: bool) -> int:
 
 def run(settings: Settings, *, api: bool, agent: bool, json: bool) -> int:
     """Serve in the foreground until told to stop."""
-    _log_to_stderr()
+    log_to_stderr()
     from cacheyard.agent.agent import AgentRuns
     from cacheyard.cli.serve import serve
+    from cacheyard.services.bootstrap import RegionRefused
+    from cacheyard.store.slices import SliceRefused
 
-    def ready(first: Bootstrap, endpoint: str) -> None:
+    def ready(first: "Bootstrap", endpoint: str) -> None:
         _greet(first, endpoint, json=json)
+        gc.freeze()  # what is there now stays: it need not be searched again
+        gc.enable()
 
     refusals = (running.AlreadyRuns, AgentRuns, RegionRefused, SliceRefused, OSError)
     try:
@@ -50,7 +56,7 @@ def down(settings: Settings, *, instances: bool) -> int:
 
         from cacheyard.agent.agent import stop_all
 
-        _log_to_stderr()
+        log_to_stderr()
         ended = asyncio.run(stop_all(settings)) if settings.database.exists() else 0
         print(f"{ended} servers are stopped; the next `cacheyard up` starts them again.")
     return 0
@@ -74,6 +80,8 @@ def _detach(settings: Settings, *, json: bool) -> int:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
         )
     assert child.stdout is not None  # noqa: S101
+    from cacheyard.services.bootstrap import Bootstrap  # while the child starts
+
     line = child.stdout.readline()  # ends when it is ready, or when it has died
     child.stdout.close()
     if not line:
@@ -100,7 +108,7 @@ def _greet_again(settings: Settings, endpoint: str, *, json: bool) -> int:
     return 0
 
 
-def _greet(first: Bootstrap, endpoint: str, *, json: bool) -> None:
+def _greet(first: "Bootstrap", endpoint: str, *, json: bool) -> None:
     """One line for programs; for people, the credentials and what to do first."""
     if json:
         told = {"endpoint": endpoint} | msgspec.to_builtins(first)
@@ -111,7 +119,7 @@ def _greet(first: Bootstrap, endpoint: str, *, json: bool) -> None:
         print("The agent is ready.", flush=True)
 
 
-def _welcome(first: Bootstrap, endpoint: str) -> str:
+def _welcome(first: "Bootstrap", endpoint: str) -> str:
     address = first.cidr.rsplit(".", 1)[0] + ".100"
     body = (
         f'{{"name":"cache-1","engine":"Redis","engine_version":"7.0","capacity":0.125,'
@@ -142,7 +150,10 @@ redis-cli -h {address} -a Cache-yard-1 PING
 """
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
+    """JSON lines on stderr."""
+    import structlog
+
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
