@@ -120,10 +120,13 @@ def _greet(first: "Bootstrap", endpoint: str, *, json: bool) -> None:
 
 
 def _welcome(first: "Bootstrap", endpoint: str) -> str:
+    from cacheyard.domain.flavors import flavors
+
     address = first.cidr.rsplit(".", 1)[0] + ".100"
+    smallest = next(iter(flavors()))
     body = (
         f'{{"name":"cache-1","engine":"Redis","engine_version":"7.0","capacity":0.125,'
-        f'"spec_code":"redis.single.xu1.tiny.128","az_codes":["{first.az_codes[0]}"],'
+        f'"spec_code":"{smallest}","az_codes":["{first.az_codes[0]}"],'
         f'"vpc_id":"{first.vpc_id}","subnet_id":"{first.subnet_id}",'
         f'"private_ip":"{address}","password":"Cache-yard-1"}}'
     )
@@ -145,7 +148,7 @@ def _welcome(first: "Bootstrap", endpoint: str) -> str:
 The first cache, in three lines:
 
 TOKEN=$(curl -si {endpoint}/v3/auth/tokens -d '{auth}' | sed -n 's/^x-subject-token: //Ip' | tr -d '\\r')
-curl -H "X-Auth-Token: $TOKEN" {endpoint}/v2/{first.project_id}/instances -d '{body}'
+curl -s -H "X-Auth-Token: $TOKEN" {endpoint}/v2/{first.project_id}/instances -d '{body}'
 redis-cli -h {address} -a Cache-yard-1 PING
 """
 
