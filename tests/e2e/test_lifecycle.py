@@ -7,7 +7,7 @@ import pytest
 import redis
 from huaweicloudsdkdcs import v2 as dcs
 from redis.exceptions import NoPermissionError
-from support.caches import HA, PASSWORD, SINGLE, Cache, made, refused, sdk_body
+from support.caches import HA, PASSWORD, SINGLE, Cache, made, pid_of, refused, sdk_body
 from support.service import Service
 from support.waiting import until
 
@@ -19,12 +19,6 @@ def single(service: Service) -> Iterator[Cache]:
         service, name="single-1", description="one node", tags=[{"key": "team", "value": "a"}]
     ) as cache:
         yield cache
-
-
-@pytest.fixture(params=["token", "signature"])
-def sdk(request: pytest.FixtureRequest, service: Service) -> Any:
-    """The official client, by each of the two ways to say who one is."""
-    return service.sdk_token() if request.param == "token" else service.sdk()
 
 
 def created(service: Service, sdk: Any, **changes: Any) -> list[Cache]:
@@ -194,7 +188,7 @@ FORBIDDEN = [
 @pytest.mark.parametrize("command", FORBIDDEN)
 def test_a_command_that_the_service_forbids_is_refused(single: Cache, command: str) -> None:
     refusal = redis.ResponseError if command.startswith("DEBUG") else NoPermissionError
-    with single.client() as link, pytest.raises(refusal, match="permission|not allowed"):
+    with single.client() as link, pytest.raises(refusal, match=r"permission|not allowed"):
         link.execute_command(*command.split())
 
 
@@ -399,10 +393,3 @@ def test_a_deletion_is_never_shown_as_a_state_that_v2_clients_do_not_know(servic
         answer = cache.http("GET")
         assert answer.status_code == 404 or answer.json()["status"] == "RUNNING"
         assert cache.http("DELETE").status_code in (204, 404)  # done again, it is no error
-
-
-def pid_of(cache: Cache, password: str = PASSWORD) -> int:
-    """Of the server that answers at the instance's address."""
-    with cache.client(password) as link:
-        info: Any = link.info("server")
-    return int(info["process_id"])

@@ -1,7 +1,9 @@
 """Instances in tests: made, waited for, looked at through the API and through Redis, and removed again."""
 
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -124,6 +126,24 @@ class Cache:
             retry=Retry(NoBackoff(), 0),
             **more,
         )
+
+
+def pid_of(cache: Cache, password: str | None = PASSWORD) -> int:
+    """Of the server that answers at the instance's address."""
+    with cache.client(password) as link:
+        info: Any = link.info("server")
+    return int(info["process_id"])
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A server that answers nothing, so that a task on its instance stays under way."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
