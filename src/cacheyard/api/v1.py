@@ -140,14 +140,16 @@ def is_true(value: Any) -> bool:
     return str(value).lower() == "true"
 
 
-def _spec_code(body: t.CreateInstanceBodyV1) -> str | None:
+def _spec_code(body: t.CreateInstanceBodyV1) -> str:
     """The flavor asked for, whichever of its names was sent."""
     given = body.spec_code or body.product_id
+    if not given:
+        raise errors.Invalid(code="DCS.4009", parameter="product_id", why="it or spec_code is required")
     if given in _OLD_PRODUCTS and body.capacity is not None:
         sold = flavors.flavors().values()
         fits = (f for f in sold if f.cache_mode == _OLD_PRODUCTS[given] and _is(f, body.capacity))
         return next((flavor.spec_code for flavor in fits), given)
-    return given.removesuffix(PRODUCT) if given else None
+    return given.removesuffix(PRODUCT)
 
 
 def _flavor_like(spec_code: str, capacity: float) -> str:
