@@ -17,10 +17,12 @@ import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 from dbos import DBOS, SetWorkflowID
+from sqlalchemy.exc import DBAPIError
 
 from cacheyard.domain.statuses import Status
 from cacheyard.domain.tasks import StepStatus, Task, TaskStatus
@@ -31,6 +33,8 @@ from cacheyard.tasks.tools import Tools, release
 log = structlog.get_logger()
 
 _EXECUTOR = "control"
+_UNDER_WAY = ("PENDING", "ENQUEUED", "DELAYED")
+_STORE_PAUSE = 5.0  # seconds
 _VERSION = "1"  # constant: with another version DBOS would not take up what an older one began
 
 
@@ -89,8 +93,12 @@ class Engine:
         )
         DBOS.launch()
         for task_id in unfinished:
-            if await DBOS.get_workflow_status_async(task_id) is None:
-                await self._begin(task_id)
+            workflow = await DBOS.get_workflow_status_async(task_id)
+            if workflow is not None and workflow.status in _UNDER_WAY:
+                continue  # DBOS has taken it up
+            if workflow is not None:
+                await DBOS.delete_workflow_async(task_id)
+            await self._begin(task_id)
 
     def start(self, task_id: str) -> None:
         """Begin a task whose row has been committed. Any thread may call."""
@@ -120,11 +128,18 @@ class Engine:
         starting.add_done_callback(self._starting.discard)
 
     async def _begin(self, task_id: str) -> None:
-        with SetWorkflowID(task_id):
-            await DBOS.start_workflow_async(_run, task_id)
+        async def begin() -> None:
+            with SetWorkflowID(task_id):
+                await DBOS.start_workflow_async(_run, task_id)
+
+        await _patiently(begin, task_id)
 
     async def run(self, task_id: str) -> None:
-        """The life of one task, from the first step that is not done."""
+        """The life of one task; DBOS calls it again after a crash."""
+        await _patiently(partial(self._live, task_id), task_id)
+
+    async def _live(self, task_id: str) -> None:
+        """From the first step that is not done to the end."""
         task, done = await self._store.run(self._read, task_id)
         if task is None or task.status is not TaskStatus.EXECUTING:
             return
@@ -192,6 +207,16 @@ _engine: Engine
 @DBOS.workflow(name="task")
 async def _run(task_id: str) -> None:
     await _engine.run(task_id)
+
+
+async def _patiently(act: Callable[[], Awaitable[None]], task_id: str) -> None:
+    """Do it; as long as a database cannot be written (a full disk), try again."""
+    while True:
+        try:
+            return await act()
+        except DBAPIError:
+            log.exception("task waits for the database", task=task_id)
+            await asyncio.sleep(_STORE_PAUSE)
 
 
 def _forget(journal: Path) -> None:

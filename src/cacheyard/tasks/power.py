@@ -1,14 +1,18 @@
 """Instances are restarted, stopped, started and flushed. Replicas go first and come back last."""
 
+from functools import partial
+
 from cacheyard.domain.nodes import Address, Node, Role
 from cacheyard.domain.statuses import Status
 from cacheyard.engine.redis import flush
 from cacheyard.tasks.engine import Kind, Work
 from cacheyard.tasks.steps import (
+    SETTLE_SECONDS,
     form_topology,
     give_back_broken,
     give_back_running,
     open_for_clients,
+    reach,
     restarted,
     start_nodes,
     stopped,
@@ -17,32 +21,24 @@ from cacheyard.tasks.steps import (
 from cacheyard.tasks.tools import look, release
 
 
-def _is_master(node: Node) -> bool:
-    return node.role is Role.MASTER
-
-
-def _is_replica(node: Node) -> bool:
-    return node.role is Role.REPLICA
-
-
 async def restart_replicas(work: Work) -> None:
     """All replicas have been restarted."""
-    await restarted(work, _is_replica)
+    await restarted(work, Role.REPLICA)
 
 
 async def restart_masters(work: Work) -> None:
     """All masters have been restarted, in the role they had."""
-    await restarted(work, _is_master)
+    await restarted(work, Role.MASTER)
 
 
 async def stop_replicas(work: Work) -> None:
     """No replica runs."""
-    await stopped(work, _is_replica)
+    await stopped(work, Role.REPLICA)
 
 
 async def stop_masters(work: Work) -> None:
     """No master runs."""
-    await stopped(work, _is_master)
+    await stopped(work, Role.MASTER)
 
 
 async def close(work: Work) -> None:
@@ -53,9 +49,15 @@ async def close(work: Work) -> None:
 async def flush_masters(work: Work) -> None:
     """No master has a key; replicas follow."""
     instance, there = await work.tools.read(look, work.task.instance_id)
-    for node in filter(_is_master, there):
+
+    async def flushed(node: Node) -> bool:
         async with work.tools.link(instance, Address(node.ip, node.port)) as link:
             await flush(link)
+        return True
+
+    for node in there:
+        if node.role is Role.MASTER:
+            await reach(partial(flushed, node), SETTLE_SECONDS, f"{node.ip} to be flushed")
 
 
 RESTART = Kind(

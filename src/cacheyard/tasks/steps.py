@@ -24,7 +24,7 @@ VERIFY_SECONDS = 10.0
 
 async def start_nodes(work: Work) -> None:
     """All nodes are wanted up, and are."""
-    await work.tools.write(_want_run, work.task.instance_id, lambda _node: True, Run.UP, True)
+    await work.tools.write(_want_run, work.task.instance_id, Run.UP, True)
     await settled(work)
 
 
@@ -38,7 +38,7 @@ async def form_topology(work: Work) -> None:
 
     for node in there:
         if node.role is Role.REPLICA:
-            await _reach(partial(in_sync, node), SYNC_SECONDS, f"replica {node.ip} to be in sync")
+            await reach(partial(in_sync, node), SYNC_SECONDS, f"replica {node.ip} to be in sync")
 
 
 async def verify_from_outside(work: Work) -> None:
@@ -51,7 +51,7 @@ async def verify_from_outside(work: Work) -> None:
         await check_write(Address(instance.ip, instance.port), secret)
         return True
 
-    await _reach(usable, VERIFY_SECONDS, f"{instance.ip}:{instance.port} to take a write")
+    await reach(usable, VERIFY_SECONDS, f"{instance.ip}:{instance.port} to take a write")
 
 
 async def open_for_clients(work: Work) -> None:
@@ -59,21 +59,22 @@ async def open_for_clients(work: Work) -> None:
     await work.tools.write(release, work.task.instance_id, work.task.id, Status.RUNNING)
 
 
-async def settled(work: Work) -> None:
-    """All nodes are as wanted."""
-    await work.tools.settling.settled(work.task.instance_id, SETTLE_SECONDS)
+async def settled(work: Work, role: Role | None = None) -> None:
+    """All nodes, or those in that role, are as wanted."""
+    await work.tools.settling.settled(work.task.instance_id, SETTLE_SECONDS, role=role)
 
 
-async def stopped(work: Work, which: Callable[[Node], bool]) -> None:
-    """Those nodes are wanted down, and are; what they hold in memory is kept on disk."""
-    await work.tools.write(_want_run, work.task.instance_id, which, Run.DOWN, True)
-    await settled(work)
+async def stopped(work: Work, role: Role) -> None:
+    """The nodes in that role are wanted down, and are; what they hold in memory is kept on disk."""
+    await work.tools.write(_want_run, work.task.instance_id, Run.DOWN, True, role)
+    await settled(work, role)
 
 
-async def restarted(work: Work, which: Callable[[Node], bool]) -> None:
-    """Those nodes have been restarted once since the task began."""
-    await work.tools.write(_want_restart, work, which)
-    await settled(work)
+async def restarted(work: Work, role: Role) -> None:
+    """The nodes in that role have been restarted once since the task began. The others may be in any state:
+    a master that hangs is what a restart is asked for."""
+    await work.tools.write(_want_restart, work, role)
+    await settled(work, role)
 
 
 async def configured(work: Work, *, restart: bool) -> None:
@@ -92,7 +93,9 @@ async def give_back_broken(work: Work) -> None:
     await work.tools.write(release, work.task.instance_id, work.task.id, Status.ERROR)
 
 
-async def _reach(check: Callable[[], Awaitable[bool]], seconds: float, what: str) -> None:
+async def reach(check: Callable[[], Awaitable[bool]], seconds: float, what: str) -> None:
+    """Wait until `check`, which may ask a server that is just not there, answers True."""
+
     async def tried() -> bool:
         try:
             return await check()
@@ -105,17 +108,15 @@ async def _reach(check: Callable[[], Awaitable[bool]], seconds: float, what: str
         raise StepFailed(str(late)) from late
 
 
-def _want_run(
-    tx: Connection, instance_id: str, which: Callable[[Node], bool], run: Run, keep_data: bool
-) -> None:
+def _want_run(tx: Connection, instance_id: str, run: Run, keep_data: bool, role: Role | None = None) -> None:
     for node in nodes.of_instance(tx, instance_id):
-        if which(node) and node.run is not run:
+        if role in (None, node.role) and node.run is not run:
             nodes.want(tx, node, run=run, keep_data=keep_data)
 
 
-def _want_restart(tx: Connection, work: Work, which: Callable[[Node], bool]) -> None:
+def _want_restart(tx: Connection, work: Work, role: Role) -> None:
     for node in nodes.of_instance(tx, work.task.instance_id):
-        if which(node) and _has_not_restarted(work, node):
+        if node.role is role and _has_not_restarted(work, node):
             nodes.want(tx, node, restart=True, keep_data=bool(work.task.arguments["keep_data"]))
 
 
