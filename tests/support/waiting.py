@@ -17,7 +17,7 @@ def until(check: Callable[[], T | None], *, seconds: float, what: str, pause: fl
         except OSError as error:
             seen = error
         if seen and not isinstance(seen, OSError):
-            return seen  # type: ignore[return-value]
+            return seen
         if time.monotonic() >= deadline:
             raise AssertionError(f"waited {seconds:g} s for {what}; last seen: {seen!r}")
         time.sleep(pause)

@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import insert
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from sqlalchemy import delete
 from support.waiting import until
 
 from cacheyard.agent import process
@@ -23,7 +27,6 @@ from cacheyard.store.migrate import migrate
 from cacheyard.store.secrets import Sealer
 
 SECRET = "internal-secret"
-PASSWORD_SHA256 = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"  # "password"
 OPEN = AclUser(name="default", password_sha256=None, rules=("~*", "&*", "+@all"))
 
 AGENT = """
@@ -37,6 +40,12 @@ asyncio.run(Agent(settings, Store(settings.database), az_codes=("az1",)).run())
 """
 
 
+def client(ip: str, port: int = 6379, **how: Any) -> redis.Redis:
+    """A client that does not hide failures behind retries."""
+    retry = Retry(NoBackoff(), 0)
+    return redis.Redis(host=ip, port=port, protocol=2, decode_responses=True, retry=retry, **how)
+
+
 class Yard:
     """Rows, an agent in a process of its own, and the end of all of it in `close`."""
 
@@ -46,16 +55,14 @@ class Yard:
         migrate(self.settings.database)
         self.store = Store(self.settings.database)
         self.sealer = Sealer.of(self.settings.secret_key)
+        self._clients: dict[tuple[Any, ...], redis.Redis] = {}
         self.agent: subprocess.Popen[bytes] | None = None
         # so that runs side by side do not meet
         self._net = f"127.{random.randint(128, 191)}.{random.randint(0, 255)}"
         self._next = random.randint(2, 100)
-        with self.store.write() as tx:
-            tx.execute(
-                insert(tables.hosts).values(id="local", az_codes=["az1"], memory_mb=1, engines=[], seen_at=0)
-            )
-            # the parents of nodes are other tests' affair
-            tx.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+        with closing(self.store._writer.raw_connection()) as connection:
+            # the instances and shards that rows of nodes belong to are other tests' affair
+            connection.execute("PRAGMA foreign_keys=OFF")
 
     def new_ip(self) -> str:
         """An address that no other server here has."""
@@ -99,12 +106,14 @@ class Yard:
         )
 
     def add(self, *new: Node) -> None:
-        """Insert rows; their instance and shard are left out."""
-        connection = self.store._writer.raw_connection()
-        connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[attr-defined]
-        connection.close()
+        """Insert rows."""
         with self.store.write() as tx:
             nodes.add(tx, new)
+
+    def forget(self, *these: Node) -> None:
+        """Delete rows, as if the database had lost them."""
+        with self.store.write() as tx:
+            tx.execute(delete(tables.nodes).where(tables.nodes.c.id.in_([node.id for node in these])))
 
     def row(self, node: Node) -> Node:
         """The node's row as it is now."""
@@ -159,9 +168,18 @@ class Yard:
         file = self.settings.data / "agent.log"
         return file.read_text() if file.exists() else ""
 
+    def redis(self, node: Node, **how: Any) -> "redis.Redis":
+        """A client of the node's server, the same for the same question; closed with the yard."""
+        key = (node.id, *sorted(how.items()))
+        if key not in self._clients:
+            self._clients[key] = client(node.ip, node.port, **how)
+        return self._clients[key]
+
     def close(self) -> None:
         """End everything, whatever state it is in."""
         self.kill_agent()
+        for client in self._clients.values():
+            client.close()
         deadline = time.monotonic() + 10
         if self.settings.nodes.is_dir():
             for directory in self.settings.nodes.iterdir():

@@ -12,7 +12,8 @@ import structlog
 from cacheyard.agent import hosts
 from cacheyard.agent.halt import halt
 from cacheyard.agent.observe import Observer
-from cacheyard.agent.supervisor import Chore, Supervisor
+from cacheyard.agent.supervisor import Supervisor
+from cacheyard.agent.watched import Chore
 from cacheyard.engine import find
 from cacheyard.settings import Settings
 from cacheyard.store.db import Store

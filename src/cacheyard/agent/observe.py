@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from cacheyard.agent.supervisor import Watched
+from cacheyard.agent.watched import Watched
 from cacheyard.clock import now_ms
 from cacheyard.domain.nodes import Figures
 from cacheyard.engine import redis

@@ -214,11 +214,9 @@ def holders(directory: Path) -> list[int]:
         wanted = (directory / LOCK).stat()
     except FileNotFoundError:
         return []
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and int(entry.name) != os.getpid() and _has_open(entry.path, wanted):
-            found.append(int(entry.name))
-    return found
+    with os.scandir("/proc") as entries:
+        pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
+    return [pid for pid in pids if pid != os.getpid() and _has_open(pid, wanted)]
 
 
 def read_record(directory: Path) -> Record | None:
@@ -275,13 +273,14 @@ def _open(pid: int, started: int) -> int | None:
     return pidfd
 
 
-def _has_open(process: str, wanted: os.stat_result) -> bool:
+def _has_open(pid: int, wanted: os.stat_result) -> bool:
     try:
-        for entry in os.scandir(f"{process}/fd"):
-            with suppress(FileNotFoundError):
-                found = entry.stat()
-                if (found.st_ino, found.st_dev) == (wanted.st_ino, wanted.st_dev):
-                    return True
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    found = entry.stat()
+                    if (found.st_ino, found.st_dev) == (wanted.st_ino, wanted.st_dev):
+                        return True
     except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or another user's
         pass
     return False

@@ -8,19 +8,19 @@ new costs one query of a few columns.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 
 import msgspec
 import structlog
 
-from cacheyard.agent.decide import STEADY, Act, Seen, backoff, decide, state
+from cacheyard.agent.decide import STEADY, Act, backoff, decide
 from cacheyard.agent.process import AlreadyRuns, Process
 from cacheyard.agent.pulse import CHECK_SECONDS, Pulse, check
 from cacheyard.agent.server import Server, end_and_remove
-from cacheyard.clock import now_ms
-from cacheyard.domain.nodes import Node, NodeState, Run
+from cacheyard.agent.watched import Chore, Watched
+from cacheyard.domain.nodes import Node, Run
 from cacheyard.engine.redis import RedisError
 from cacheyard.settings import Settings
 from cacheyard.store import nodes
@@ -35,91 +35,6 @@ SHARE = 4  # after reading rows for a time, pause so many times as long: at most
 SLOT_SECONDS = 1.0  # how long a starting server counts as an act; loading much data must not hold up others
 
 _EXPECTED = (OSError, RedisError, AlreadyRuns, TimeoutError)  # these say enough without a traceback
-
-
-class Watched:
-    """A node, its server, and what the supervisor remembers of it."""
-
-    def __init__(self, node: Node, server: Server) -> None:
-        self.node = node
-        self.server = server
-        self.vanished = False  # its row is no longer there
-        self.directory = server.directory.exists()
-        self.answering = False
-        self.sure = True  # whether `answering` is known; not so between adoption and the first answer
-        self.was_up = node.seen_incarnation > 0
-        self.failures = 0
-        self.not_before = 0.0
-        self.error: str | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.pulse: Pulse | None = None
-        self.reported = nodes.Report(
-            node_id=node.id,
-            state=node.seen_state,
-            since=node.seen_since,
-            incarnation=node.seen_incarnation,
-            generation=node.seen_generation,
-            pid=node.seen_pid,
-            error=node.seen_error,
-        )
-
-    @property
-    def seen(self) -> Seen:
-        """For `decide`."""
-        record = self.server.process.record if self.server.process is not None else None
-        return Seen(
-            alive=self.server.alive,
-            directory=self.directory,
-            answering=self.answering,
-            was_up=self.was_up,
-            incarnation=record.incarnation if record else 0,
-            generation=record.generation if record else 0,
-            not_before=self.not_before,
-        )
-
-    def report(self) -> nodes.Report:
-        """What the row should say."""
-        seen = self.seen
-        now = state(self.node, seen)
-        known = seen.incarnation > 0 and self.was_up
-        return nodes.Report(
-            node_id=self.node.id,
-            state=now,
-            since=self.reported.since if now is self.reported.state else now_ms(),
-            incarnation=seen.incarnation if known else self.reported.incarnation,
-            generation=seen.generation if known else self.reported.generation,
-            pid=self.server.process.pid if now is NodeState.ACTIVE and self.server.process else None,
-            error=self.error,
-        )
-
-
-class Chore:
-    """Work that the loop starts every so many seconds, if it is not still at it. When it fails, that is logged,
-    and it is done again when it is due."""
-
-    def __init__(self, name: str, seconds: float, work: Callable[[], Coroutine[None, None, None]]) -> None:
-        self._name = name
-        self._seconds = seconds
-        self._work = work
-        self._due = time.monotonic() + seconds
-        self._task: asyncio.Task[None] | None = None
-
-    def start_if_due(self) -> None:
-        """Called each turn of the loop."""
-        if self._task is None and time.monotonic() >= self._due:
-            self._due = time.monotonic() + self._seconds
-            self._task = asyncio.create_task(self._work())
-            self._task.add_done_callback(self._done)
-
-    def stop(self) -> None:
-        """Give it up."""
-        if self._task is not None:
-            self._task.cancel()
-
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        self._task = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("agent stumbled", at=self._name, exc_info=error)
 
 
 class Supervisor:

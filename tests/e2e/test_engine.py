@@ -1,0 +1,159 @@
+"""Servers take the rules that deny tenants commands, and refuse by them; engines and abilities are found."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from support import servers
+from support.waiting import until
+from support.yard import SECRET, Yard
+
+from cacheyard.domain.commands import denied_rules
+from cacheyard.domain.nodes import AclUser, Address, Node
+from cacheyard.engine import find
+from cacheyard.engine.redis import Link, RedisError, check_write, flush
+
+pytestmark = pytest.mark.skipif(not servers.BINARIES, reason="no redis-server on this machine")
+
+MODES = ("single", "ha", "cluster", "proxy", "ha_rw_split")
+VERSIONS = ("4.0", "5.0", "6.0", "7.0")
+REFUSED = (
+    "CONFIG SET maxmemory 1",
+    "CONFIG REWRITE",
+    "DEBUG SLEEP 0",
+    "MODULE LIST",
+    "ACL LIST",
+    "ACL SETUSER me on nopass +@all",
+    "ACL GETUSER default",
+    "SHUTDOWN NOSAVE",
+    "REPLICAOF NO ONE",
+    "SLAVEOF NO ONE",
+    "PSYNC ? -1",
+    "SYNC",
+    "REPLCONF ACK 1",
+    "MIGRATE 127.0.0.1 1 key 0 1",
+    "SAVE",
+    "BGSAVE",
+    "BGREWRITEAOF",
+    "FAILOVER",
+    "EVAL return(redis.call('config','set','maxmemory','1')) 0",
+)
+ALLOWED = (
+    "CONFIG GET maxmemory",
+    "ACL WHOAMI",
+    "ACL CAT",
+    "ACL GENPASS",
+    "SET key value",
+    "EVAL return(1) 0",
+    "INFO",
+    "CLIENT LIST",
+    "SLOWLOG GET",
+    "MEMORY USAGE key",
+    "ROLE",
+    "FLUSHALL",
+    "SUBSCRIBE channel",
+)
+
+
+@pytest.fixture(scope="module", params=servers.BINARIES, ids=servers.name)
+def yard(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Yard]:
+    made = Yard(tmp_path_factory.mktemp("yard") / "data", request.param)
+    try:
+        made.start_agent()
+        yield made
+    finally:
+        made.close()
+
+
+def version(yard: Yard) -> tuple[int, int, int]:
+    return next(engine.version for engine in servers.ENGINES if engine.binary == yard.binary)
+
+
+def tenant(rules: tuple[str, ...]) -> AclUser:
+    return AclUser(name="default", password_sha256=None, rules=("~*", "&*", "+@all", *rules))
+
+
+def started(yard: Yard, node: Node) -> Node:
+    yard.add(node)
+    return yard.settled(node)[0]
+
+
+def refused(client: "redis.Redis", command: str) -> bool:
+    try:
+        client.execute_command(*command.split())  # type: ignore[no-untyped-call]
+    except redis.exceptions.NoPermissionError:
+        return True
+    except redis.ResponseError as error:
+        return "can't run this command" in str(error) or "permission" in str(error)
+    return False
+
+
+def test_each_set_of_rules_is_taken(yard: Yard) -> None:
+    node = started(yard, yard.node())
+    internal = yard.redis(node, username="cacheyard", password=SECRET)
+    for mode in MODES:
+        for sold in VERSIONS:
+            for server in {version(yard), min(version(yard), (6, 2, 0))}:
+                rules = ("reset", "~*", "&*", "+@all", *denied_rules(mode, sold, server))
+                assert internal.execute_command("ACL", "SETUSER", "x", *rules)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("sold", ["6.0", "7.0"])
+def test_tenants_are_refused_what_is_not_theirs_and_nothing_else(yard: Yard, sold: str) -> None:
+    node = started(yard, yard.node(users=(tenant(denied_rules("single", sold, version(yard))),)))
+    client = yard.redis(node)
+    assert [command for command in REFUSED if not refused(client, command)] == []
+    assert [command for command in ALLOWED if refused(client, command)] == []
+    assert refused(yard.redis(node, client_name="b"), "CONFIG RESETSTAT") is (sold == "7.0")
+    assert refused(yard.redis(node, client_name="b"), "LASTSAVE") is (sold == "6.0")
+
+
+def test_cluster_administration_is_refused_and_the_way_may_be_asked(yard: Yard) -> None:
+    rules = denied_rules("cluster", "6.0", version(yard))
+    node = started(yard, yard.node(parameters={"cluster-enabled": "yes"}, users=(tenant(rules),)))
+    client = yard.redis(node)
+    for word in ("MEET 127.0.0.1 1", "ADDSLOTS 1", "RESET", "FORGET x", "FAILOVER", "SETSLOT 1 STABLE"):
+        assert refused(client, f"CLUSTER {word}")
+    for word in ("SLOTS", "NODES", "INFO", "MYID", "KEYSLOT key"):
+        assert not refused(client, f"CLUSTER {word}")
+
+
+def test_a_write_is_verified_as_a_client_would_and_as_the_internal_user(yard: Yard) -> None:
+    node = started(yard, yard.node())
+    address = Address(ip=node.ip, port=node.port)
+    asyncio.run(check_write(address, SECRET))
+    asyncio.run(check_write(address, None))
+    with pytest.raises(RedisError):
+        asyncio.run(check_write(address, "wrong"))
+    assert yard.redis(node).dbsize() == 0
+
+
+def test_we_flush_by_the_new_name(yard: Yard) -> None:
+    node = started(yard, yard.node(rename_commands={"flushall": "wipe"}))
+    yard.redis(node).set("key", "value")
+
+    async def wipe() -> None:
+        address = Address(ip=node.ip, port=node.port)
+        async with Link(address, SECRET, renamed=node.settings.rename_commands) as link:
+            await flush(link)
+
+    asyncio.run(wipe())
+    until(lambda: yard.redis(node).dbsize() == 0, seconds=2, what="the keys to be gone")
+
+
+def test_a_broken_binary_is_left_out(tmp_path: Path) -> None:
+    for name, content in (("silent", "#!/bin/sh\n"), ("broken", "no program")):
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    extra = os.pathsep.join([str(tmp_path / "silent"), str(tmp_path / "broken"), str(tmp_path / "absent")])
+    found = [engine.binary for engine in find.engines({"PATH": "", "CACHEYARD_ENGINES": extra})]
+    assert not [binary for binary in found if binary.startswith(str(tmp_path))]
+
+
+def test_what_the_machine_lacks_is_said_in_a_sentence() -> None:
+    for ability in find.abilities():
+        assert ability.detail
+        assert ability.found or ability.without.endswith(".")
