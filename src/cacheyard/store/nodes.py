@@ -1,6 +1,6 @@
 """Rows of `nodes` and `node_figures`: the wanted half for tasks, the seen half for agents."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -57,8 +57,16 @@ def masters_of(tx: Connection, instance_ids: Sequence[str]) -> list[Master]:
     ]
 
 
-def unsettled(tx: Connection, instance_ids: Sequence[str]) -> dict[str, str]:
-    """The instances of which a node is not yet as wanted, each with what was last seen of such a node."""
+class Unsettled(msgspec.Struct, frozen=True):
+    """A node that is not yet as wanted, and what was last seen of it."""
+
+    instance_id: str
+    role: Role
+    seen: str
+
+
+def unsettled(tx: Connection, instance_ids: Collection[str]) -> list[Unsettled]:
+    """Those nodes of the instances that are not yet as wanted."""
     c = nodes.c
     as_wanted = or_(
         and_(
@@ -70,13 +78,17 @@ def unsettled(tx: Connection, instance_ids: Sequence[str]) -> dict[str, str]:
         and_(c.run == Run.DOWN, c.seen_state == NodeState.STOPPED),
         and_(c.run == Run.GONE, c.seen_state == NodeState.GONE),
     )
-    query = select(c.instance_id, c.ip, c.seen_state, c.seen_error).where(
+    query = select(c.instance_id, c.role, c.ip, c.seen_state, c.seen_error).where(
         c.instance_id.in_(instance_ids), not_(as_wanted)
     )
-    return {
-        row.instance_id: f"{row.ip} is {row.seen_state}" + (f": {row.seen_error}" if row.seen_error else "")
+    return [
+        Unsettled(
+            row.instance_id,
+            Role(row.role),
+            f"{row.ip} is {row.seen_state}" + (f": {row.seen_error}" if row.seen_error else ""),
+        )
         for row in tx.execute(query)
-    }
+    ]
 
 
 def of_host(tx: Connection, host_id: str) -> list[Node]:
