@@ -96,7 +96,7 @@ def _ask(operation: Operation, asked: Asked, account: Account) -> int:
     if asked.json:
         table.print_json(answer.content)
     else:
-        table.answer(table.console(), body)
+        table.answer(table.console(), body, listing="list" in operation.id.split("_"))
     return 0
 
 

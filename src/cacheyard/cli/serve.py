@@ -1,6 +1,7 @@
 """Runs the service: API and tasks, the agent, or (as `up` does) both in one process."""
 
 import asyncio
+import importlib
 import signal
 import socket
 from collections.abc import Callable
@@ -63,6 +64,7 @@ async def _serve(
             started.push_async_callback(local.stop)
             waits.append(local.ready.wait())
         if listening is not None:
+            await asyncio.to_thread(_load)  # meanwhile the agent looks around
             server = await _control(settings, store, sealer, started)
             serving = running.create_task(server.serve(sockets=[listening]))
             started.callback(setattr, server, "should_exit", True)
@@ -74,6 +76,13 @@ async def _serve(
         ready(first, endpoint)
         await stop.wait()
         await started.aclose()
+
+
+def _load() -> None:
+    """Import what only the API and the tasks need, which takes longer than all else at a start."""
+    importlib.import_module("cacheyard.api.app")
+    importlib.import_module("cacheyard.tasks.engine")
+    importlib.import_module("cacheyard.tasks.kinds")
 
 
 async def _control(settings: Settings, store: Store, sealer: Sealer, started: AsyncExitStack) -> "_Server":

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 FIRST = (
-    *("id", "instance_id", "task_id", "job_id", "name", "instance_name", "user_name", "status"),
-    *("engine", "engine_version", "cache_mode", "spec_code", "capacity", "max_memory", "used_memory"),
-    *("ip", "port", "az_codes", "cidr", "code", "key", "values", "enabled", "created_at"),
+    *("id", "instance_id", "task_id", "job_id", "access_key", "name", "instance_name", "type", "status"),
+    *("ip", "port", "cidr", "engine", "engine_version", "cache_mode", "spec_code", "max_memory", "capacity"),
+    *("az_codes", "code", "key", "values", "user_name", "enabled", "created_at"),
 )
 """The most telling columns, in this order; then those that come, plain values before nested ones."""
 
@@ -39,8 +39,8 @@ def plain_console(to: IO[str]) -> Console:
     return Console(file=to, width=width, no_color=True, color_system=None, highlight=False)
 
 
-def answer(out: Console, body: object) -> None:
-    """An answer of the API: its one list, or all that it says."""
+def answer(out: Console, body: object, *, listing: bool = False) -> None:
+    """An answer of the API: its one list, or all that it says. `listing`: a list is what was asked for."""
     inner = body
     while (
         isinstance(inner, dict) and len(inner) == 1 and isinstance(only := next(iter(inner.values())), dict)
@@ -49,7 +49,7 @@ def answer(out: Console, body: object) -> None:
     if isinstance(inner, list):
         rows(out, inner)
     elif isinstance(inner, dict):
-        lists = [name for name, value in inner.items() if _is_rows(value)]
+        lists = [name for name, value in inner.items() if _is_rows(value) and (value or listing)]
         beside = {name: value for name, value in inner.items() if name not in lists and value not in _EMPTY}
         if len(lists) == 1 and len(beside) <= 4:
             rows(out, inner[lists[0]])
@@ -85,9 +85,8 @@ def pairs(out: Console, told: Mapping[str, object]) -> None:
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
-    for name, value in told.items():
-        if value not in _EMPTY:
-            table.add_row(_text(name), _text(_lines(value), lines=True))
+    for name in _order([told]):
+        table.add_row(_text(name), _text(_lines(told[name]), lines=True))
     if table.row_count:
         _print(out, table)
     else:
