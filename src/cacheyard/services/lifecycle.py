@@ -160,6 +160,8 @@ def _zones(call: Call[CreateInstanceBody]) -> list[str]:
         if zone is None:
             raise errors.NoSuchZone(parameter="az_codes", zone=asked)
         zones.append(zone.code)
+    if not zones:
+        raise errors.Invalid(errors.NoSuchZone.code, parameter="az_codes", why="at least one is needed")
     return zones
 
 
