@@ -57,6 +57,21 @@ def test_a_project_is_shown_to_those_who_have_a_role_on_it(service: Service) -> 
     assert (answer.status_code, answer.json()["error"]["title"]) == (404, "Not Found")
 
 
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ({"enabled": "true", "page": 1, "per_page": 5}, 1),
+        ({"enabled": "false"}, 0),
+        ({"page": 2, "per_page": 5}, 0),
+        ({"parent_id": "nothing"}, 0),
+        ({"name": "nothing"}, 0),
+    ],
+)
+def test_projects_are_filtered(service: Service, query: dict[str, Any], count: int) -> None:
+    answer = service.http("GET", "/v3/projects", params={"name": service.facts.region} | query)
+    assert len(answer.json()["projects"]) == count
+
+
 # --- both spellings ---------------------------------------------------------------------------------
 
 

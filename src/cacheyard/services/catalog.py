@@ -81,15 +81,23 @@ def version(base_url: str) -> dict[str, Any]:
 
 
 def list_projects(
-    store: Store, principal: Principal, query: Mapping[str, str], *, base_url: str
+    store: Store, principal: Principal, query: Mapping[str, Any], *, base_url: str
 ) -> dict[str, Any]:
     """Answer `GET /v3/projects`: the user's own, filtered. Of a region's name there is exactly one."""
     with store.read() as tx:
         mine = rows.projects_of(tx, principal.user_id)
-    if query.get("enabled", "true").lower() in ("false", "0"):
+    if str(query.get("enabled", True)).lower() in ("false", "0"):
         mine = []  # a disabled project is nobody's
-    name, domain = query.get("name"), query.get("domain_id")
-    found = [p for p in mine if name in (None, "", p.name) and domain in (None, "", p.domain_id)]
+    name, domain, parent = (query.get(key) for key in ("name", "domain_id", "parent_id"))
+    found = [
+        project
+        for project in mine
+        if name in (None, "", project.name)
+        and domain in (None, "", project.domain_id)
+        and parent in (None, "", project.domain_id)
+    ]
+    if size := query.get("per_page"):
+        found = found[((query.get("page") or 1) - 1) * size :][:size]
     return _projects(found, base_url, "/v3/projects")
 
 
