@@ -1,13 +1,15 @@
 """Bad input gets its documented code and a message that names the parameter, and nothing changes."""
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
-from support.caches import HA, PASSWORD, SINGLE, Cache, body_for, frozen, made, pid_of, refused
+from huaweicloudsdkdcs import v2 as dcs
+from support.caches import HA, PASSWORD, SINGLE, Cache, body_for, frozen, made, pid_of, refused, remove
 from support.service import Service
 
 from cacheyard.api.bindings import BINDINGS
@@ -52,7 +54,7 @@ def unchanged(service: Service, steady: Cache) -> Iterator[None]:
 def bodies(service: Service, steady: Cache) -> dict[str, dict[str, Any]]:
     """Good bodies by operation id; each case makes one thing in them bad."""
     return {
-        "create_instance": body_for(service),
+        "create_instance": body_for(service, tags=[{"key": "new"}]),
         "update_instance": {"name": "steady-2"},
         "resize_instance": BIGGER,
         "update_password": {"old_password": PASSWORD, "new_password": "Another_pass.2"},
@@ -348,15 +350,13 @@ def test_an_unknown_instance_is_not_there_for_any_operation(
 ) -> None:
     path = operation.path.replace("{project_id}", "{p}").replace("{instance_id}", UNKNOWN)
     path = path.replace("{task_id}", UNKNOWN)
-    body = bodies(service, steady).get(operation.id)
-    answer = service.http(operation.method, path, **({} if body is None else {"json": body}))
+    answer = service.http(operation.method, path, json=bodies(service, steady).get(operation.id))
     assert told(answer) == (404, "DCS.3022")
 
 
 @pytest.fixture(scope="module")
 def stranger(service: Service) -> Any:
     """A user with a key and a role on a project of its own: (its client, its token, its project's id)."""
-    import json
 
     def told_by(*command: str) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(service.command(*command, "--json"))
@@ -381,11 +381,11 @@ def test_somebody_elses_instance_is_not_there(
         answer = service.http(operation.method, path, token=token, **({} if body is None else {"json": body}))
         assert told(answer) == (404, "DCS.3022"), operation.id
     body = {"instances": [steady.id], "action": "restart"}
-    for method, path, sent in (
+    for method, below, sent in (
         ("PUT", "instances/status", body),
         ("DELETE", "instances", {"instances": [steady.id]}),
     ):
-        answer = service.http(method, f"/v2/{project_id}/{path}", token=token, json=sent)
+        answer = service.http(method, f"/v2/{project_id}/{below}", token=token, json=sent)
         assert answer.status_code == 404 or [r["result"] for r in answer.json()["results"]] == ["failed"]
     assert service.http("GET", f"/v2/{project_id}/instances", token=token).json()["instance_num"] == 0
     task = steady.tasks()[0]["id"]
@@ -400,8 +400,6 @@ def test_somebody_elses_network_cannot_be_used(service: Service, unchanged: None
 
 
 def test_a_project_that_is_not_the_callers_is_refused(service: Service, stranger: Any) -> None:
-    from huaweicloudsdkdcs import v2 as dcs
-
     sdk, token, project_id = stranger
     for whose, path in ((token, "/v2/{p}/instances"), (None, f"/v2/{project_id}/instances")):
         assert told(service.http("GET", path, token=whose)) == (401, "DCS.1004")
@@ -414,7 +412,7 @@ def test_a_project_that_is_not_the_callers_is_refused(service: Service, stranger
 
 def test_a_read_only_user_changes_nothing(service: Service, steady: Cache, unchanged: None) -> None:
     service.command("user", "add", "reader", "--password", "Read3r-pass", "--json")
-    service.command("role", "grant", "reader", service.facts.region, "readonly", "--json")
+    service.command("role", "grant", "reader", service.facts.region, "DCS ReadOnlyAccess", "--json")
     token = service.new_token("reader", "Read3r-pass", service.facts.project_id)
     assert steady.http("GET", token=token).status_code == 200
     for operation in BUILT:
@@ -443,8 +441,6 @@ def test_who_does_not_say_who_they_are_sees_nothing(
 
 
 def test_the_wrong_secret_key_is_refused(service: Service) -> None:
-    from huaweicloudsdkdcs import v2 as dcs
-
     with refused(401, "DCS.1001"):
         service.sdk(secret="x" * 40).list_instances(dcs.ListInstancesRequest())
 
@@ -465,7 +461,7 @@ def test_of_many_changes_at_once_only_as_many_happen_as_are_answered_with_succes
     with made(service) as cache:
         token, pid = service.token(), pid_of(cache)
 
-        def change(number: int) -> httpx.Response:
+        def change(number: int) -> Any:
             return cache.http("PUT", json={"port": 6500 + number}, token=token)
 
         with frozen(pid), ThreadPoolExecutor(8) as pool:
@@ -483,8 +479,6 @@ def test_of_two_that_want_one_address_one_gets_it(service: Service) -> None:
     def create(_: int) -> httpx.Response:
         return service.http("POST", "/v2/{p}/instances", json=body_for(service, private_ip=address))
 
-    from support.caches import remove
-
     service.token()
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(create, range(4)))
@@ -494,6 +488,3 @@ def test_of_two_that_want_one_address_one_gets_it(service: Service) -> None:
         assert {told(answer) for answer in answers if answer.status_code != 200} == {(400, "DCS.4800")}
     finally:
         remove(*(Cache(service, each["instances"][0]["instance_id"]) for each in made_here))
-
-
-Fresh = Callable[..., Service]

@@ -231,7 +231,9 @@ class Service:
         shown = self.token() if token is None else token
         auth = {"X-Auth-Token": shown} if shown else {}
         where = path.replace("{p}", self.facts.project_id)
-        answer = self._http.request(method, where, headers={**auth, **(headers or {})}, **more)
+        answer: httpx.Response = self._http.request(
+            method, where, headers={**auth, **(headers or {})}, **more
+        )
         check_answer(method, answer.request.url.raw_path.decode(), answer.status_code, answer.content)
         return answer
 
