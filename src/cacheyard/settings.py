@@ -21,7 +21,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data: Path
     host: str = LISTEN
     port: int = PORT
-    region: str = "yard-1"
+    region: str = ""  # chosen at first start and then kept; empty: what was kept, or yard-1
     # The slice of 127.0.0.0/8 that instances get their addresses from. Empty: the first free /16 from
     # 127.64.0.0 on, chosen at first start and then kept (two yards on one machine must not share one).
     cidr: str = ""

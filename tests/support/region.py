@@ -45,7 +45,7 @@ class Region:
     def call(self, body: Any = None, *, who: Principal | None = None, **parameters: Any) -> Call[Any]:
         """A request, parsed and allowed."""
         principal = who or self.admin
-        house = House(self.settings, self.store, self.sealer, lambda _: None)
+        house = House(self.settings, self.first.region, self.store, self.sealer, lambda _: None)
         return Call(house, principal, {"project_id": principal.project_id, **parameters}, body, BASE)
 
     def signatures(self) -> identity.Signatures:

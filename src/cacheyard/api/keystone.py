@@ -26,7 +26,7 @@ def keystone_create_user_token_by_password(call: Call[Any]) -> Reply:
         house.store,
         msgspec.to_builtins(call.body),
         base_url=call.base_url,
-        region=house.settings.region,
+        region=house.region,
         hours=house.settings.token_hours,
         now=now_ms(),
     )
@@ -62,7 +62,7 @@ def keystone_show_token(call: Call[Any]) -> Reply:
     """What the token in X-Subject-Token is good for."""
     subject, house = call.headers.get("x-subject-token"), call.house
     body = tokens.show_token(
-        house.store, call.who, subject, base_url=call.base_url, region=house.settings.region, now=now_ms()
+        house.store, call.who, subject, base_url=call.base_url, region=house.region, now=now_ms()
     )
     return Reply(body, {"X-Subject-Token": subject or ""})
 
@@ -75,7 +75,7 @@ def keystone_revoke_token(call: Call[Any]) -> None:
 def keystone_list_catalog(call: Call[Any]) -> Any:
     """Where every service is, on the caller's project."""
     house = call.house
-    return catalog.show_catalog(house.store, call.who, base_url=call.base_url, region=house.settings.region)
+    return catalog.show_catalog(house.store, call.who, base_url=call.base_url, region=house.region)
 
 
 def keystone_show_project(call: Call[Any]) -> Any:

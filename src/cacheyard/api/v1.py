@@ -59,7 +59,7 @@ def v1_list_instances(call: Call[None]) -> t.ListInstancesResponseV1:
         "offset": 0 if marker else max((given.get("start") or 1) - 1, 0),
     }
     found = views.list_instances(replace(call, parameters=parameters))
-    region = call.house.settings.region
+    region = call.house.region
     return t.ListInstancesResponseV1(
         instance_num=found.instance_num, instances=[_listed(one, region) for one in found.instances or []]
     )

@@ -1,7 +1,6 @@
 """Runs the service: API and tasks, the agent, or (as `up` does) both in one process."""
 
 import asyncio
-import importlib
 import signal
 import socket
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import uvloop
 
 from cacheyard.agent.agent import Agent
 from cacheyard.cli.running import alone, announce
-from cacheyard.domain.network import zones
 from cacheyard.services.bootstrap import Bootstrap, bootstrap
 from cacheyard.services.call import House
 from cacheyard.settings import Settings
@@ -59,13 +57,12 @@ async def _serve(
     async with AsyncExitStack() as started, asyncio.TaskGroup() as running:
         waits: list[Any] = []
         if agent:
-            local = Agent(settings, store, az_codes=tuple(zone.code for zone in zones(settings.region)))
+            local = Agent(settings, store, az_codes=first.az_codes)
             running.create_task(local.run())
             started.push_async_callback(local.stop)
             waits.append(local.ready.wait())
         if listening is not None:
-            await asyncio.to_thread(_load)  # meanwhile the agent looks around
-            server = await _control(settings, store, sealer, started)
+            server = await _control(settings, first.region, store, sealer, started)
             serving = running.create_task(server.serve(sockets=[listening]))
             started.callback(setattr, server, "should_exit", True)
             waits.append(_started(server, serving))
@@ -78,15 +75,10 @@ async def _serve(
         await started.aclose()
 
 
-def _load() -> None:
-    """Import what only the API and the tasks need, which takes longer than all else at a start."""
-    importlib.import_module("cacheyard.api.app")
-    importlib.import_module("cacheyard.tasks.engine")
-    importlib.import_module("cacheyard.tasks.kinds")
-
-
-async def _control(settings: Settings, store: Store, sealer: Sealer, started: AsyncExitStack) -> "_Server":
-    """The API and the task engine behind it."""
+async def _control(
+    settings: Settings, region: str, store: Store, sealer: Sealer, started: AsyncExitStack
+) -> "_Server":
+    """The API and the task engine behind it; an agent alone does without importing them."""
     from cacheyard.api.app import application
     from cacheyard.tasks.engine import Engine
     from cacheyard.tasks.kinds import KINDS
@@ -95,7 +87,7 @@ async def _control(settings: Settings, store: Store, sealer: Sealer, started: As
     engine = Engine(Tools(store, sealer), KINDS, settings.task_journal)
     await engine.launch()
     started.push_async_callback(engine.close)
-    house = House(settings=settings, store=store, sealer=sealer, start_task=engine.start)
+    house = House(settings=settings, region=region, store=store, sealer=sealer, start_task=engine.start)
     config = uvicorn.Config(
         application(house, engine.ended),
         loop="none",

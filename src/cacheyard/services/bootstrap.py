@@ -28,6 +28,7 @@ DOMAIN = "cacheyard"
 USER = "admin"
 ROLES = ("admin", "te_admin")
 _FACT = "bootstrap"
+REGION = "yard-1"  # unless the operator chooses another
 SLICE = "slice"  # the fact that has the region's part of 127.0.0.0/8
 
 
@@ -67,9 +68,10 @@ def bootstrap(store: Store, sealer: Sealer, settings: Settings, claims: Path = C
     """
     with store.read() as tx:
         kept, first = rows.fact(tx, SLICE) or "", rows.fact(tx, _FACT)
-    if first is not None and first["region"] != settings.region:
+    region = settings.region or (first["region"] if first is not None else REGION)
+    if first is not None and first["region"] != region:
         # the project's name and the ids of the zones follow from it
-        raise RegionRefused(f"this is region {first['region']}: it cannot become {settings.region}")
+        raise RegionRefused(f"this is region {first['region']}: it cannot become {region}")
     cidr = claim(settings.data, settings.cidr, kept, claims)
     password = None if first is not None else generate_password()
     hashed = hash_password(password) if password is not None else ""
@@ -79,7 +81,7 @@ def bootstrap(store: Store, sealer: Sealer, settings: Settings, claims: Path = C
         if first is None:
             if password is None:
                 raise Failed(request_id="(start)")
-            first = _make(tx, sealer, region=settings.region, cidr=cidr, password=password, hashed=hashed)
+            first = _make(tx, sealer, region=region, cidr=cidr, password=password, hashed=hashed)
         elif all(key.access != first["access_key"] for key in rows.keys(tx, first["user_id"])):
             key = new_key(tx, sealer, first["user_id"])  # its owner has deleted it
             first = {**first, "access_key": key.access, "secret_key": sealer.seal(key.secret)}

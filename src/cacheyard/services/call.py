@@ -24,6 +24,7 @@ class House:
     """What is there once per process."""
 
     settings: Settings
+    region: str
     store: Store
     sealer: Sealer
     start_task: Callable[[str], None]  # to be called after the transaction that wrote the task's row

@@ -156,7 +156,7 @@ def _zones(call: Call[CreateInstanceBody]) -> list[str]:
     """Codes of the zones asked for, in their order; clients send codes or ids."""
     zones = []
     for asked in call.body.az_codes or []:
-        zone = zone_of(call.house.settings.region, asked)
+        zone = zone_of(call.house.region, asked)
         if zone is None:
             raise errors.NoSuchZone(parameter="az_codes", zone=asked)
         zones.append(zone.code)

@@ -151,7 +151,7 @@ def nova_list_availability_zones(call: Call[Any]) -> NovaListAvailabilityZonesRe
     return NovaListAvailabilityZonesResponse(
         availabilityZoneInfo=[
             NovaAvailabilityZone(zoneName=zone.code, zoneState=NovaZoneState(available=True))
-            for zone in zones(call.house.settings.region)
+            for zone in zones(call.house.region)
         ]
     )
 

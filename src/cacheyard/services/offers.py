@@ -34,7 +34,7 @@ def list_flavors(call: Call[None]) -> ListFlavorsResponse:
             }
     found = engines.served([engine for host in there for engine in host.engines])
     room = sum(host.memory_mb for host in there) * call.house.settings.overcommit
-    region = zones(call.house.settings.region)
+    region = zones(call.house.region)
     if given.get("spec_code"):
         exact = flavors.find(given["spec_code"])
         candidates = [exact] if exact is not None else []
@@ -82,7 +82,7 @@ def show_quota_of_tenant(call: Call[None]) -> ShowQuotaOfTenantResponse:
 
 def list_available_zones(call: Call[None]) -> ListAvailableZonesResponse:
     """5.15.6: the region's zones."""
-    region = call.house.settings.region
+    region = call.house.region
     return ListAvailableZonesResponse(
         region_id=region,
         regionId=region,

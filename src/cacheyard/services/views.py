@@ -42,7 +42,7 @@ def show_instance(call: Call[None]) -> ShowInstanceResponse:
         subnet = network.subnet_by_id(tx, instance.subnet_id)
         group = network.get_security_group(tx, instance.project_id, instance.security_group_id or "")
     flavor = flavors.find(instance.spec_code)
-    region = call.house.settings.region
+    region = call.house.region
     fields = _common(instance, seen) | {
         "available_zones": [zone.id for code in instance.az_codes if (zone := zone_of(region, code))],
         "subnet_name": subnet.name if subnet else None,
