@@ -1,6 +1,7 @@
 """The agent with real servers: what it promises to rows, across its own death and theirs.
 
-Each test has a data directory, addresses and an agent process of its own.
+Each test has a data directory, addresses and an agent process of its own. Deadlines are for a machine that
+runs much else; how fast it all is, is the benchmarks' affair.
 """
 
 import asyncio
@@ -65,7 +66,7 @@ def alive(pid: int | None) -> bool:
 
 
 def new_process(yard: Yard, node: Node) -> None:
-    until(lambda: yard.row(node).seen_pid not in (node.seen_pid, None), seconds=5, what="a new process")
+    until(lambda: yard.row(node).seen_pid not in (node.seen_pid, None), seconds=20, what="a new process")
 
 
 # --- Start ----------------------------------------------------------------------------------------
@@ -108,15 +109,15 @@ def test_a_server_that_cannot_start_is_tried_less_and_less_until_it_can(yard: Ya
     node = yard.node(parameters={"maxmemory-policy": "nonsense"})
     yard.add(node)
     yard.start_agent()
-    until(lambda: yard.log().count("node died") >= 3, seconds=5, what="three attempts")
+    until(lambda: yard.log().count("node died") >= 3, seconds=20, what="three attempts")
     assert "maxmemory-policy" in (yard.row(node).seen_error or "") or "argument" in (
         yard.row(node).seen_error or ""
     )
     began, before = time.monotonic(), yard.log().count("node died")
-    until(lambda: yard.log().count("node died") > before, seconds=5, what="one more")
+    until(lambda: yard.log().count("node died") > before, seconds=20, what="one more")
     assert time.monotonic() - began > 0.3
     yard.want(node, settings={"parameters": {}})
-    yard.settled(node, seconds=3)
+    yard.settled(node, seconds=20)
 
 
 def test_a_server_that_loads_its_data_is_not_active_and_not_disturbed(yard: Yard) -> None:
@@ -124,7 +125,7 @@ def test_a_server_that_loads_its_data_is_not_active_and_not_disturbed(yard: Yard
         pytest.skip("key-load-delay came with 7.0")
     [node] = up(yard, yard.node(persistent=True))
     with yard.redis(node).pipeline(transaction=False) as pipe:
-        for number in range(2000):
+        for number in range(5000):
             pipe.set(f"key:{number}", number)
         pipe.execute()
     yard.want(node, restart=True, settings={"parameters": {"key-load-delay": "1000"}})  # microseconds a key
@@ -138,10 +139,10 @@ def test_a_server_that_loads_its_data_is_not_active_and_not_disturbed(yard: Yard
             return False
         return False
 
-    until(loads, seconds=5, what="the server to load")
+    until(loads, seconds=20, what="the server to load")
     assert yard.row(node).seen_state is NodeState.INACTIVE
     [node] = yard.settled(node, seconds=20)
-    assert yard.redis(node).dbsize() == 2000
+    assert yard.redis(node).dbsize() == 5000
     assert yard.log().count("node died") == 0
 
 
@@ -153,11 +154,11 @@ def test_servers_outlive_a_killed_agent_and_are_adopted(yard: Yard) -> None:
     yard.kill_agent()
     assert all(yard.redis(node).ping() for node in before)
     yard.start_agent()
-    until(lambda: "adopted=3" in yard.log(), seconds=5, what="three servers to be adopted")
+    until(lambda: "adopted=3" in yard.log(), seconds=20, what="three servers to be adopted")
     kill(before[0].seen_pid)  # and an adopted one is watched as any other
     until(
         lambda: yard.row(before[0]).seen_pid not in (before[0].seen_pid, None),
-        seconds=5,
+        seconds=20,
         what="a new process",
     )
     assert [yard.row(node).seen_pid for node in before[1:]] == [node.seen_pid for node in before[1:]]
@@ -174,7 +175,7 @@ def test_what_was_changed_while_no_agent_was_there_is_done_by_the_next(yard: Yar
     yard.want(gone, run=Run.GONE)
     yard.start_agent()
     yard.settled(changed, gone)
-    until(lambda: answers(yard.redis(dead)), seconds=5, what="the dead one to be back")
+    until(lambda: answers(yard.redis(dead)), seconds=20, what="the dead one to be back")
     assert yard.redis(changed).config_get("maxmemory") == {"maxmemory": "10000000"}
     assert yard.row(changed).seen_pid == changed.seen_pid
     assert not yard.directory(gone).exists()
@@ -190,9 +191,9 @@ def test_a_lost_pid_file_never_makes_a_second_copy(yard: Yard, row_knows: bool) 
         with yard.store.write() as tx:
             tx.exec_driver_sql("UPDATE nodes SET seen_pid = NULL")
     yard.start_agent()
-    until(lambda: "adopted=1" in yard.log(), seconds=5, what="the server to be adopted")
+    until(lambda: "adopted=1" in yard.log(), seconds=20, what="the server to be adopted")
     [now] = until(
-        lambda: [row for row in yard.settled(node) if row.seen_pid], seconds=5, what="the node to be active"
+        lambda: [row for row in yard.settled(node) if row.seen_pid], seconds=20, what="the node to be active"
     )
     # without anything to tell its settings by, it is started anew, with its data
     assert (now.seen_pid == node.seen_pid) is row_knows
@@ -207,17 +208,17 @@ def test_a_pid_that_belongs_to_somebody_else_is_left_alone(yard: Yard) -> None:
     file = yard.directory(node) / "pid"
     record = process.read_record(yard.directory(node))
     assert record is not None
-    until(lambda: not alive(node.seen_pid), seconds=5, what="the server to die")
+    until(lambda: not alive(node.seen_pid), seconds=20, what="the server to die")
     file.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, pid=os.getpid())))
     yard.start_agent()
-    until(lambda: answers(yard.redis(node)), seconds=5, what="a new server")
+    until(lambda: answers(yard.redis(node)), seconds=20, what="a new server")
 
 
 def test_a_server_whose_agent_died_before_writing_it_down_ends_by_itself(yard: Yard) -> None:
     [node] = up(yard, yard.node())
     yard.kill_agent()
     kill(node.seen_pid)
-    until(lambda: not alive(node.seen_pid), seconds=5, what="the server to die")
+    until(lambda: not alive(node.seen_pid), seconds=20, what="the server to die")
     directory = yard.directory(node)
     lock = process.take(directory)
     assert lock is not None
@@ -231,7 +232,7 @@ def test_a_server_whose_agent_died_before_writing_it_down_ends_by_itself(yard: Y
     def ended() -> bool:
         return os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None
 
-    until(ended, seconds=5, what=f"process {started.pid} to end")
+    until(ended, seconds=20, what=f"process {started.pid} to end")
     os.close(pidfd)
 
 
@@ -244,7 +245,7 @@ def test_servers_and_directories_without_a_row_are_removed(yard: Yard) -> None:
     yard.start_agent()
     until(
         lambda: [path.name for path in yard.settings.nodes.iterdir() if path.is_dir()] == [kept.id],
-        seconds=5,
+        seconds=20,
         what="only the kept node's directory",
     )
     assert not alive(orphan.seen_pid)
@@ -255,7 +256,7 @@ def test_servers_and_directories_without_a_row_are_removed(yard: Yard) -> None:
 def test_a_row_that_vanishes_takes_its_server_along(yard: Yard) -> None:
     [node] = up(yard, yard.node())
     yard.forget(node)
-    until(lambda: not yard.directory(node).exists(), seconds=5, what="the directory to go")
+    until(lambda: not yard.directory(node).exists(), seconds=20, what="the directory to go")
     assert not alive(node.seen_pid)
 
 
@@ -271,9 +272,9 @@ def test_there_is_one_agent_to_a_data_directory(yard: Yard) -> None:
 def test_a_killed_server_is_back_at_once(yard: Yard) -> None:
     [node] = up(yard, yard.node())
     kill(node.seen_pid)
-    until(lambda: not alive(node.seen_pid), seconds=2, what="the server to die")
-    until(lambda: answers(yard.redis(node)), seconds=2, what="the server to be back")
-    until(lambda: yard.row(node).seen_pid != node.seen_pid, seconds=2, what="the row to say so")
+    until(lambda: not alive(node.seen_pid), seconds=20, what="the server to die")
+    until(lambda: answers(yard.redis(node)), seconds=20, what="the server to be back")
+    until(lambda: yard.row(node).seen_pid != node.seen_pid, seconds=20, what="the row to say so")
 
 
 @on_each_server
@@ -283,25 +284,25 @@ def test_a_replica_that_was_promoted_by_hand_comes_back_as_a_replica(yard: Yard)
     master, replica = up(yard, master, replica)
     until(
         lambda: yard.redis(replica).info("replication").get("master_link_status") == "up",
-        seconds=10,
+        seconds=20,
         what="the replica's link",
     )
     slave = yard.redis(master).info("replication")["slave0"]
     assert (slave["ip"], slave["port"]) == (replica.ip, 6379)  # its own address, as others reach it
     yard.redis(replica).replicaof("NO", "ONE")
     kill(replica.seen_pid)
-    until(lambda: not alive(replica.seen_pid), seconds=2, what="the server to die")
-    until(lambda: answers(yard.redis(replica)), seconds=5, what="the server to be back")
+    until(lambda: not alive(replica.seen_pid), seconds=20, what="the server to die")
+    until(lambda: answers(yard.redis(replica)), seconds=20, what="the server to be back")
     assert yard.redis(replica).role()[:3] == ["slave", master.ip, 6379]
 
 
 def test_a_server_that_hangs_is_reported_and_not_killed(yard: Yard) -> None:
     [node] = up(yard, yard.node())
     kill(node.seen_pid, signal.SIGSTOP)
-    until(lambda: yard.row(node).seen_state is NodeState.INACTIVE, seconds=6, what="the node to be inactive")
+    until(lambda: yard.row(node).seen_state is NodeState.INACTIVE, seconds=20, what="the node to be inactive")
     assert yard.row(node).seen_error
     kill(node.seen_pid, signal.SIGCONT)
-    [now] = until(lambda: yard.settled(node), seconds=5, what="the node to be active")
+    [now] = until(lambda: yard.settled(node), seconds=20, what="the node to be active")
     assert now.seen_pid == node.seen_pid
     assert now.seen_error is None
 
@@ -312,7 +313,7 @@ def test_a_closed_connection_of_ours_alarms_nobody(yard: Yard) -> None:
     client.execute_command("CLIENT", "KILL", "USER", INTERNAL_USER)  # type: ignore[no-untyped-call]
     until(
         lambda: [one for one in client.client_list() if one["user"] == INTERNAL_USER],
-        seconds=5,
+        seconds=20,
         what="the agent to connect again",
     )
     assert yard.row(node).seen_state is NodeState.ACTIVE
@@ -328,9 +329,9 @@ def test_the_children_of_a_dead_server_do_not_hold_up_the_next(yard: Yard) -> No
     client.bgsave()
     child = next(pid for pid in process.holders(yard.directory(node)) if pid != node.seen_pid)
     kill(node.seen_pid)
-    until(lambda: not alive(node.seen_pid), seconds=2, what="the server to die")
-    until(lambda: answers(yard.redis(node)), seconds=5, what="the server to be back")
-    until(lambda: not alive(child), seconds=2, what="the child to be gone")
+    until(lambda: not alive(node.seen_pid), seconds=20, what="the server to die")
+    until(lambda: answers(yard.redis(node)), seconds=20, what="the server to be back")
+    until(lambda: not alive(child), seconds=20, what="the child to be gone")
     assert yard.redis(node).dbsize() == 20
 
 
@@ -380,7 +381,7 @@ def test_settings_change_in_the_running_server(yard: Yard) -> None:
         stranger.ping()
     until(
         lambda: yard.redis(first).info("replication").get("master_link_status") == "up",
-        seconds=10,
+        seconds=20,
         what="the link to the new master",
     )
     yard.want(first, settings={"replica_of": None})
@@ -395,11 +396,11 @@ def test_a_change_that_the_server_refuses_is_reported_and_made_good_later(yard: 
     yard.want(holder, settings={"bind": (holder.ip, taken)})
     yard.settled(holder)
     yard.want(node, settings={"bind": (node.ip, taken)})  # as in a failover, before the old master lets go
-    until(lambda: yard.row(node).seen_error, seconds=5, what="the error to be reported")
+    until(lambda: yard.row(node).seen_error, seconds=20, what="the error to be reported")
     assert yard.row(node).seen_state is NodeState.ACTIVE
     assert yard.row(node).seen_generation == 1
     yard.want(holder, settings={"bind": (holder.ip,)})
-    yard.settled(holder, node, seconds=5)
+    yard.settled(holder, node, seconds=20)
     assert yard.row(node).seen_error is None
 
 
@@ -454,14 +455,14 @@ def test_a_flush_by_its_old_name_does_not_keep_the_file_from_loading(yard: Yard,
         yard.kill_agent()
         until(
             lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0,
-            seconds=5,
+            seconds=20,
             what="the file on disk",
         )
         kill(node.seen_pid)
     yard.want(node, restart=True, settings={"rename_commands": {}})
     if crashed:
         yard.start_agent()
-    yard.settled(node, seconds=10)
+    yard.settled(node, seconds=20)
     assert client.keys() == ["key"]
     client.flushall()
 
@@ -482,7 +483,7 @@ def test_persistence_can_be_turned_on_and_off_with_the_data_in_place(yard: Yard)
             client.info("persistence")["aof_last_bgrewrite_status"] == "ok"
             and not client.info("persistence")["aof_rewrite_in_progress"]
         ),
-        seconds=5,
+        seconds=20,
         what="the file to be written",
     )
     kill(now.seen_pid)
@@ -508,13 +509,13 @@ def test_a_stopped_yard_comes_back_with_all_its_data(yard: Yard) -> None:
         yard.redis(node).set("key", "value")
     yard.kill_agent()
     kill(dying.seen_pid)
-    until(lambda: not alive(dying.seen_pid), seconds=2, what="the server to die")
+    until(lambda: not alive(dying.seen_pid), seconds=20, what="the server to die")
     assert asyncio.run(stop_all(yard.settings)) == 2
     assert not alive(memory.seen_pid)
     assert not alive(file.seen_pid)
     yard.start_agent()
     for node in (memory, file):
-        until(lambda node=node: answers(yard.redis(node)), seconds=5, what="the server to be back")  # type: ignore[misc]
+        until(lambda node=node: answers(yard.redis(node)), seconds=20, what="the server to be back")  # type: ignore[misc]
         assert yard.redis(node).get("key") == "value"
 
 
@@ -563,7 +564,7 @@ def test_figures_are_kept(yard: Yard) -> None:
             row = tx.execute(select(node_figures).where(node_figures.c.node_id == node.id)).mappings().first()
         return dict(row) if row is not None and row["misses"] == 1 else None
 
-    figures = until(read, seconds=5, what="the figures")
+    figures = until(read, seconds=20, what="the figures")
     assert (figures["keys"], figures["hits"], figures["gets"], figures["sets"]) == (1, 1, 2, 1)
     assert figures["clients"] == 1  # ours; the agent's own is not counted
     assert figures["max_memory"] == node.settings.maxmemory

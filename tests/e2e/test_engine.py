@@ -87,7 +87,7 @@ def refused(client: "redis.Redis", command: str) -> bool:
     except redis.exceptions.NoPermissionError:
         return True
     except redis.ResponseError as error:
-        return "can't run this command" in str(error) or "permission" in str(error)
+        return "permission" in str(error) or "not allowed" in str(error)  # by a script; DEBUG by 7.0 itself
     return False
 
 
@@ -141,7 +141,7 @@ def test_we_flush_by_the_new_name(yard: Yard) -> None:
             await flush(link)
 
     asyncio.run(wipe())
-    until(lambda: yard.redis(node).dbsize() == 0, seconds=2, what="the keys to be gone")
+    until(lambda: yard.redis(node).dbsize() == 0, seconds=20, what="the keys to be gone")
 
 
 def test_a_broken_binary_is_left_out(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ asyncio.run(Agent(settings, Store(settings.database), az_codes=("az1",)).run())
 def client(ip: str, port: int = 6379, **how: Any) -> redis.Redis:
     """A client that does not hide failures behind retries."""
     retry = Retry(NoBackoff(), 0)
-    return redis.Redis(host=ip, port=port, protocol=2, decode_responses=True, retry=retry, **how)
+    return redis.Redis(
+        host=ip, port=port, protocol=2, decode_responses=True, driver_info=None, retry=retry, **how
+    )
 
 
 class Yard:
@@ -129,7 +131,7 @@ class Yard:
             nodes.want(tx, now, **wanted)
         return self.row(node)
 
-    def settled(self, *these: Node, seconds: float = 5.0) -> list[Node]:
+    def settled(self, *these: Node, seconds: float = 20.0) -> list[Node]:
         """Wait until all that is wanted of these nodes was seen."""
 
         def check() -> list[Node] | None:

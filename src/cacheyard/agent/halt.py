@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from cacheyard.agent.process import AlreadyRuns
-from cacheyard.agent.server import Server
+from cacheyard.agent.server import NotSaved, Server
 from cacheyard.domain.nodes import Node
 from cacheyard.engine.redis import RedisError
 from cacheyard.settings import Settings
@@ -37,7 +37,7 @@ async def halt(settings: Settings) -> int:
                 if not server.adopt(node, sealer.open(node.settings.internal_secret)):
                     return False
                 await server.stop(node, keep=True)
-            except (OSError, RedisError, AlreadyRuns) as error:
+            except (OSError, RedisError, AlreadyRuns, NotSaved) as error:
                 log.warning("node not stopped", node=node.id, why=str(error))
                 return False
         return True

@@ -23,7 +23,7 @@ from cacheyard.agent import process
 from cacheyard.agent.process import AlreadyRuns, Process, Record
 from cacheyard.domain.nodes import Address, Node
 from cacheyard.engine import redis, redis_conf
-from cacheyard.engine.redis import Link, RedisError
+from cacheyard.engine.redis import Link, RedisError, ResponseError
 from cacheyard.waiting import until
 
 log = structlog.get_logger()
@@ -37,6 +37,10 @@ LOG_BYTES = 8_000_000  # a server's log that is larger at its start is put aside
 KEEP = "keep"
 LOADING = "loading"
 _APPEND_ONLY = ("appendonlydir", "appendonly.aof")  # 7.0's and 6.2's
+
+
+class NotSaved(Exception):  # noqa: N818 - read as "it was not saved"
+    """The server cannot write its data down, as on a full disk; it goes on rather than lose them."""
 
 
 class Server:
@@ -80,13 +84,19 @@ class Server:
         self._take_over(*started, secret)
 
     async def stop(self, node: Node, *, keep: bool) -> None:
-        """End the process, gracefully as long as it lets us. `keep`: a memory-only server's data too."""
+        """End the process, gracefully as long as it lets us. `keep`: a memory-only server's data too.
+
+        Raises `NotSaved`.
+        """
         running = self.process
         if running is None or not running.alive:
             return
         running.expected = True
         try:
             seconds = await self._ask_to_end(node, keep=keep)
+        except NotSaved:
+            running.expected = False
+            raise
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("node does not stop when asked", node=node.id, pid=running.pid, why=str(error))
             seconds = 0.0
@@ -262,7 +272,13 @@ class Server:
             seconds += used / SAVED_PER_SECOND
             (self.directory / redis_conf.DUMP).unlink(missing_ok=True)
             self._write(KEEP, str(node.incarnation if node.keep_data else self._incarnation()))
-        await redis.shutdown(link, save=save, seconds=seconds)
+        try:
+            await redis.shutdown(link, save=save, seconds=seconds)
+        except ResponseError as error:
+            if save:
+                (self.directory / KEEP).unlink(missing_ok=True)
+                raise NotSaved(str(error)) from error
+            raise
         return seconds
 
     def _incarnation(self) -> int:

@@ -18,7 +18,7 @@ import structlog
 from cacheyard.agent.decide import STEADY, Act, backoff, decide
 from cacheyard.agent.process import AlreadyRuns, Process
 from cacheyard.agent.pulse import CHECK_SECONDS, Pulse, check
-from cacheyard.agent.server import Server, end_and_remove
+from cacheyard.agent.server import NotSaved, Server, end_and_remove
 from cacheyard.agent.watched import Chore, Watched
 from cacheyard.domain.nodes import Node, Run
 from cacheyard.engine.redis import RedisError
@@ -34,7 +34,7 @@ LOOK_SECONDS = 1.0  # how often to look without being woken
 SHARE = 4  # after reading rows for a time, pause so many times as long: at most a fifth of a core
 SLOT_SECONDS = 1.0  # how long a starting server counts as an act; loading much data must not hold up others
 
-_EXPECTED = (OSError, RedisError, AlreadyRuns, TimeoutError)  # these say enough without a traceback
+_EXPECTED = (OSError, RedisError, AlreadyRuns, NotSaved, TimeoutError)  # these say enough without a traceback
 
 
 class Supervisor:
