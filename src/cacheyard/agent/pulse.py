@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from cacheyard.domain.nodes import Address
 from cacheyard.engine.redis import BusyLoadingError, Link, NoAnswer, RedisError, ResponseError
 
 FIRST_PAUSE = 0.003  # a server of 7.0 answers 12 ms after exec, one of 6.2 after 5
@@ -89,3 +90,13 @@ async def ask(link: Link) -> str | None:
             return None
         return str(error) or type(error).__name__
     return None
+
+
+async def listens(address: Address) -> bool:
+    """Whether anybody takes connections there."""
+    try:
+        _, writer = await asyncio.open_connection(address.ip, address.port)
+    except OSError:
+        return False
+    writer.close()
+    return True

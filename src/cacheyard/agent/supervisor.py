@@ -17,7 +17,7 @@ import structlog
 
 from cacheyard.agent.decide import STEADY, Act, backoff, decide
 from cacheyard.agent.process import AlreadyRuns, Process
-from cacheyard.agent.pulse import CHECK_SECONDS, Pulse, check
+from cacheyard.agent.pulse import CHECK_SECONDS, Pulse, check, listens
 from cacheyard.agent.server import NotSaved, Server, end_and_remove
 from cacheyard.agent.watched import Chore, Watched
 from cacheyard.domain.nodes import Node, Run
@@ -32,6 +32,7 @@ AT_ONCE = 16  # acts at a time; more only make each slower
 POLL_SECONDS = 0.1  # how often to ask whether another process has written; each wake costs 0.3 ms
 LOOK_SECONDS = 1.0  # how often to look without being woken
 SHARE = 4  # after reading rows for a time, pause so many times as long: at most a fifth of a core
+MASTER_SECONDS = 0.5  # how long a replica's start waits for its master, which may be starting too
 SLOT_SECONDS = 1.0  # how long a starting server counts as an act; loading much data must not hold up others
 
 _EXPECTED = (OSError, RedisError, AlreadyRuns, NotSaved, TimeoutError)  # these say enough without a traceback
@@ -189,6 +190,8 @@ class Supervisor:
             del self.watched[watched.node.id]
 
     async def _carry_out(self, watched: Watched) -> None:
+        if watched.node.run is Run.UP and not watched.server.alive:
+            await self._master_first(watched.node)
         async with self._slots:
             # more may have changed while it waited its turn
             act = decide(watched.node, watched.seen, time.monotonic())
@@ -221,6 +224,15 @@ class Supervisor:
             took = round((time.monotonic() - began) * 1000, 1)
             pid = watched.server.process.pid if watched.server.process else None
             log.info(done, node=node.id, role=node.role.value, pid=pid, took_ms=took, **facts)
+
+    async def _master_first(self, node: Node) -> None:
+        """A replica that does not find its master tries again a second later: better to wait a little."""
+        if (master := node.settings.replica_of) is None:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MASTER_SECONDS):
+                while not await listens(master):
+                    await asyncio.sleep(0.003)
 
     async def _start(self, watched: Watched) -> None:
         node = watched.node

@@ -40,7 +40,8 @@ def show_instance(call: Call[None]) -> ShowInstanceResponse:
         instance = call.instance(tx)
         seen = _look(tx, [instance])
         subnet = network.subnet_by_id(tx, instance.subnet_id)
-        group = network.get_security_group(tx, instance.project_id, instance.security_group_id or "")
+        group_id = instance.security_group_id
+        group = network.get_security_group(tx, instance.project_id, group_id) if group_id else None
     flavor = flavors.find(instance.spec_code)
     region = call.house.region
     fields = _common(instance, seen) | {

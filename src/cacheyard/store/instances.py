@@ -4,13 +4,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, update
 
 from cacheyard.clock import now_ms
 from cacheyard.domain.instances import Instance, Tag
 from cacheyard.domain.statuses import Status
 from cacheyard.store import rows
 from cacheyard.store.tables import addresses, instances, shards, tags
+
+# Clients poll: what each poll asks is put together once.
+_BY_ID = select(instances).where(instances.c.id == bindparam("id"))
+_TAGS = (
+    select(tags.c.instance_id, tags.c.key, tags.c.value)
+    .where(tags.c.instance_id.in_(bindparam("ids", expanding=True)))
+    .order_by(tags.c.position)
+)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +46,7 @@ def add_shard(tx: Connection, *, id: str, instance_id: str, number: int, name: s
 
 def get(tx: Connection, instance_id: str) -> Instance | None:
     """The instance, whosever it is."""
-    return rows.one_of(Instance, tx.execute(select(instances).where(instances.c.id == instance_id)))
+    return rows.one_of(Instance, tx.execute(_BY_ID, {"id": instance_id}))
 
 
 def find(
@@ -130,9 +138,8 @@ def shard_ids(tx: Connection, instance_id: str) -> list[str]:
 def tags_of(tx: Connection, instance_ids: Sequence[str]) -> dict[str, list[Tag]]:
     """Tags by instance id, in the order they were given."""
     found: dict[str, list[Tag]] = {instance_id: [] for instance_id in instance_ids}
-    query = select(tags).where(tags.c.instance_id.in_(instance_ids)).order_by(tags.c.position)
-    for row in tx.execute(query):
-        found[row.instance_id].append(Tag(row.key, row.value))
+    for instance_id, key, value in tx.execute(_TAGS, {"ids": list(instance_ids)}):
+        found[instance_id].append(Tag(key, value))
     return found
 
 

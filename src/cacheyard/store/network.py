@@ -27,6 +27,10 @@ from cacheyard.store.tables import addresses, instances, security_groups, subnet
 # --- VPCs -----------------------------------------------------------------------------------------
 
 
+_VPC_NAMES = select(vpcs.c.id, vpcs.c.name).where(vpcs.c.id.in_(bindparam("ids", expanding=True)))
+_SUBNET = select(subnets).where(subnets.c.id == bindparam("id"))
+
+
 def add_vpc(tx: Connection, vpc: Vpc) -> None:
     """A VPC."""
     tx.execute(insert(vpcs).values(**msgspec.to_builtins(vpc)))
@@ -56,8 +60,7 @@ def remove_vpc(tx: Connection, vpc_id: str) -> None:
 
 def vpc_names(tx: Connection, vpc_ids: Sequence[str]) -> dict[str, str]:
     """Names by id, for lists of instances."""
-    rows = tx.execute(select(vpcs.c.id, vpcs.c.name).where(vpcs.c.id.in_(vpc_ids)))
-    return {row.id: row.name for row in rows}
+    return {row[0]: row[1] for row in tx.execute(_VPC_NAMES, {"ids": list(vpc_ids)})}
 
 
 # --- Subnets --------------------------------------------------------------------------------------
@@ -76,7 +79,7 @@ def get_subnet(tx: Connection, project_id: str, subnet_id: str) -> Subnet | None
 
 def subnet_by_id(tx: Connection, subnet_id: str) -> Subnet | None:
     """A subnet, whoever has it."""
-    return one_of(Subnet, tx.execute(select(subnets).where(subnets.c.id == subnet_id)))
+    return one_of(Subnet, tx.execute(_SUBNET, {"id": subnet_id}))
 
 
 def subnets_by_id(tx: Connection, subnet_ids: Sequence[str]) -> dict[str, Subnet]:

@@ -29,6 +29,14 @@ def of_instances(tx: Connection, instance_ids: Sequence[str]) -> list[Node]:
     return _many(tx, select(nodes).where(nodes.c.instance_id.in_(instance_ids)).order_by(*_ORDER))
 
 
+_FIGURES = [column.name for column in node_figures.c]
+_MASTERS = (
+    select(nodes.c.instance_id, nodes.c.seen_state, nodes.c.seen_since, *node_figures.c)
+    .join_from(nodes, node_figures, isouter=True)
+    .where(nodes.c.instance_id.in_(bindparam("ids", expanding=True)), nodes.c.role == Role.MASTER)
+)
+
+
 class Master(msgspec.Struct, frozen=True):
     """As little of a master as lists need: reading its settings for a hundred instances is what costs."""
 
@@ -40,20 +48,14 @@ class Master(msgspec.Struct, frozen=True):
 
 def masters_of(tx: Connection, instance_ids: Sequence[str]) -> list[Master]:
     """The masters of several instances, with what they last said."""
-    query = (
-        select(nodes.c.instance_id, nodes.c.seen_state, nodes.c.seen_since, *node_figures.c)
-        .join_from(nodes, node_figures, isouter=True)
-        .where(nodes.c.instance_id.in_(instance_ids), nodes.c.role == Role.MASTER)
-    )
-    names = [column.name for column in node_figures.c]
     return [
         Master(
             instance_id,
             NodeState(state),
             since,
-            Figures(**dict(zip(names, figures, strict=True))) if figures[0] is not None else None,
+            Figures(**dict(zip(_FIGURES, figures, strict=True))) if figures[0] is not None else None,
         )
-        for instance_id, state, since, *figures in tx.execute(query)
+        for instance_id, state, since, *figures in tx.execute(_MASTERS, {"ids": list(instance_ids)})
     ]
 
 
