@@ -78,7 +78,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         with self._store.read() as tx:
             unfinished = task_rows.unfinished(tx)
-        if not unfinished:
+        if not unfinished or not _is_whole(self._journal):
             _forget(self._journal)
         _use_wal(self._journal)
         logging.getLogger("dbos").setLevel(logging.ERROR)
@@ -223,6 +223,20 @@ def _forget(journal: Path) -> None:
     """With no task under way the journal says nothing that our rows do not; this keeps it small."""
     for suffix in ("", "-wal", "-shm"):
         journal.with_name(journal.name + suffix).unlink(missing_ok=True)
+
+
+def _is_whole(journal: Path) -> bool:
+    """Whether the journal can be read. One that cannot must not keep the service from starting: which tasks
+    are under way, and how far, is in our rows."""
+    connection = sqlite3.connect(journal)
+    try:
+        whole: tuple[str] = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        log.warning("journal of tasks cannot be read, begun anew", journal=str(journal), why=str(error))
+        return False
+    finally:
+        connection.close()
+    return whole[0] == "ok"
 
 
 def _use_wal(journal: Path) -> None:
