@@ -10,7 +10,6 @@ import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
 from cacheyard import errors
@@ -192,9 +191,10 @@ class Api:
 
 
 def application(house: House, task_ended: Callable[[str, float], Awaitable[bool]]) -> Starlette:
-    """The whole of what is served: the reference, and the API."""
-    api = Api(house, task_ended)
-    return Starlette(routes=[*reference.routes(BINDINGS), Mount("/", app=api)])
+    """The whole of what is served: the reference, and the API for every other path."""
+    app = Starlette(routes=reference.routes(BINDINGS))
+    app.router.default = Api(house, task_ended)  # a route would let a path with a line break slip by
+    return app
 
 
 def _operation(exchange: Exchange) -> Operation:

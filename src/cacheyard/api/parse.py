@@ -43,10 +43,10 @@ def parse_parameters(
 
 
 def parse_body(operation: Operation, raw: bytes) -> msgspec.Struct | None:
-    """The body as the type that `operation.body` names; None when there is none and none is needed.
+    """The body as the type that `operation.body` names; None for an operation that takes none.
 
-    A property that was not sent is None, also where the contract has a default: what an update leaves out
-    must stay apart from what it sets.
+    A body that is left out where none is needed is one that sets nothing. A property that was not sent is
+    None, also where the contract has a default: what an update leaves out must stay apart from what it sets.
     """
     if operation.body is None:
         return None
@@ -54,7 +54,7 @@ def parse_body(operation: Operation, raw: bytes) -> msgspec.Struct | None:
     if sent is None:
         if operation.body_required:
             raise EmptyBody
-        return None
+        sent = {}
     if not isinstance(sent, dict):
         raise NotJson
     try:
