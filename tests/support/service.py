@@ -167,6 +167,11 @@ class Service:
         """What the service logged."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
+    def log_of(self, request_id: str) -> str:
+        """What the service logged about a request, the story of its failure unfolded."""
+        lines = [line for line in self.log().splitlines() if request_id in line]
+        return "\n".join(lines).replace("\\n", "\n")
+
     def command(self, *arguments: str) -> str:
         """Run another `cacheyard` command on the data directory; what it printed."""
         done = subprocess.run(
@@ -234,6 +239,7 @@ class Service:
         answer: httpx.Response = self._http.request(
             method, where, headers={**auth, **(headers or {})}, **more
         )
+        assert answer.status_code != 500, self.log_of(answer.headers["X-Request-Id"])
         check_answer(method, answer.request.url.raw_path.decode(), answer.status_code, answer.content)
         return answer
 
