@@ -6,6 +6,7 @@ synchronous; asyncio code calls it through `Store.run`.
 """
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,8 @@ class Store:
         self._writing = threading.Lock()
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="store")
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
-        self._probe = self._readers.connect()
+        # Outside SQLAlchemy, which would open a transaction: in one, the version never changes.
+        self._probe = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._probe_lock = threading.Lock()
 
     @contextmanager
@@ -78,7 +80,7 @@ class Store:
     def data_version(self) -> int:
         """A number that changes when another process has written: the cheapest question SQLite answers."""
         with self._probe_lock:
-            return int(self._probe.exec_driver_sql("PRAGMA data_version").scalar_one())
+            return int(self._probe.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
         """Close all connections; the store is of no use afterwards."""
