@@ -25,7 +25,10 @@ __all__ = ["Agent", "AgentRuns", "stop_all"]
 
 
 class AgentRuns(Exception):  # noqa: N818 - read as "an agent runs"
-    """An agent already looks after this data directory."""
+    """An agent looks after {data} already; `cacheyard down --data {data}` stops the service it is part of."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__((type(self).__doc__ or "").format(data=data))
 
 
 class Agent:
@@ -115,5 +118,5 @@ def _only_one(nodes: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise AgentRuns(str(nodes)) from None
+        raise AgentRuns(nodes.parent) from None
     return lock
