@@ -40,7 +40,7 @@ class Service:
         self.port = free_port()
         self.first: dict[str, Any] = {}
         self.running: subprocess.Popen[bytes] | None = None
-        self._token = ""
+        self._client: httpx.Client | None = None
 
     # --- The process -----------------------------------------------------------------------------
 
@@ -65,14 +65,22 @@ class Service:
         line = self.running.stdout.readline() if there else b""
         assert line, f"not ready in {seconds:g} s\n{self.log()}"
         self.first = json.loads(line)
-        if not self._token:
-            self._token = self._new_token()
+        if self._client is None:
+            self._client = self._new_client()
         return self
 
     def start(self) -> Self:
         """Start it and wait until it is ready."""
         self.begin()
         return self.ready()
+
+    def mend(self) -> None:
+        """Whatever a failed test has left: a service that serves, on a new directory if it must be."""
+        if self.running is None:
+            self.start()
+        elif self.running.poll() is not None:
+            self.close()
+            self.start()
 
     def kill(self) -> None:
         """`kill -9`; returns when it is dead."""
@@ -84,12 +92,18 @@ class Service:
             self.running = None
 
     def log(self) -> str:
-        """The end of what it logged."""
-        return self.log_file.read_text(errors="replace")[-6000:] if self.log_file.exists() else ""
+        """The end of what it logged, requests left out."""
+        if not self.log_file.exists():
+            return ""
+        lines = self.log_file.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if '"event": "request"' not in line][-30:])
 
     def close(self) -> None:
         """End the service and all servers of its directory, whatever state they are in."""
         self.kill()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
         deadline = time.monotonic() + 10
         while left := processes(self.data):
             for pid in left:
@@ -101,18 +115,15 @@ class Service:
 
     # --- The API ---------------------------------------------------------------------------------
 
+    @property
     def client(self) -> httpx.Client:
-        """A client of its own for a thread."""
-        return httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}/v2/{self.first['project_id']}",
-            headers={"X-Auth-Token": self._token},
-            timeout=30,
-        )
+        """For requests below the project, from any thread; its token outlives the service."""
+        assert self._client is not None
+        return self._client
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """One request; the answer, or the refusal as an error."""
-        with self.client() as client:
-            return answer(client.request(method, path, json=body))
+        return answer(self.client.request(method, path, json=body))
 
     def create(self, name: str, spec_code: str, **more: Any) -> str:
         """Ask for an instance; its id."""
@@ -135,8 +146,7 @@ class Service:
 
     def show(self, instance_id: str) -> dict[str, Any] | None:
         """The instance; None when it is not there."""
-        with self.client() as client:
-            response = client.get(f"/instances/{instance_id}")
+        response = self.client.get(f"/instances/{instance_id}")
         return None if response.status_code == 404 else answer(response)
 
     def at_rest(self, instance_id: str, seconds: float = REST_SECONDS) -> dict[str, Any] | None:
@@ -155,9 +165,18 @@ class Service:
 
     def running_instance(self, name: str, spec_code: str, **more: Any) -> dict[str, Any]:
         """An instance that is RUNNING."""
-        shown = self.at_rest(self.create(name, spec_code, **more))
+        return self.now_running(self.create(name, spec_code, **more))
+
+    def running_instances(self, count: int, spec_code: str) -> list[dict[str, Any]]:
+        """Several that are RUNNING, asked for in one request."""
+        made = self.call("POST", "/instances", self.body("cache", spec_code, instance_num=count))
+        return [self.now_running(one["instance_id"]) for one in made["instances"]]
+
+    def now_running(self, instance_id: str, seconds: float = REST_SECONDS) -> dict[str, Any]:
+        """The instance, which must be RUNNING once no task has it."""
+        shown = self.at_rest(instance_id, seconds)
         assert shown is not None
-        assert shown["status"] == "RUNNING", self.story(shown["instance_id"])
+        assert shown["status"] == "RUNNING", self.story(instance_id)
         return shown
 
     def act(self, action: str, *instance_ids: str) -> None:
@@ -166,8 +185,7 @@ class Service:
 
     def delete(self, instance_id: str) -> None:
         """Ask for its deletion."""
-        with self.client() as client:
-            response = client.delete(f"/instances/{instance_id}")
+        response = self.client.delete(f"/instances/{instance_id}")
         assert response.is_success, response.text
 
     def resize(self, instance_id: str, spec_code: str) -> None:
@@ -267,7 +285,7 @@ class Service:
             if row["run"] == "up" and place not in seen:
                 yield f"node {row['ip']} ({row['seen_state']}) has no process"
 
-    def _new_token(self) -> str:
+    def _new_client(self) -> httpx.Client:
         first = self.first
         user = {"name": first["user_name"], "password": first["password"]}
         user["domain"] = {"name": first["domain_name"]}
@@ -277,9 +295,14 @@ class Service:
                 "scope": {"project": {"id": first["project_id"]}},
             }
         }
-        response = httpx.post(f"http://127.0.0.1:{self.port}/v3/auth/tokens", json=body, timeout=30)
+        endpoint = f"http://127.0.0.1:{self.port}"
+        response = httpx.post(f"{endpoint}/v3/auth/tokens", json=body, timeout=30)
         assert response.is_success, response.text
-        return response.headers["X-Subject-Token"]
+        return httpx.Client(
+            base_url=f"{endpoint}/v2/{first['project_id']}",
+            headers={"X-Auth-Token": response.headers["X-Subject-Token"]},
+            timeout=30,
+        )
 
 
 @contextmanager
@@ -321,6 +344,21 @@ def nothing_left(find: Callable[[], list[str]], *, seconds: float, what: str) ->
         until(check, seconds=seconds, what=what, pause=0.02)
     except AssertionError as error:
         raise AssertionError(f"{error}: {left}") from None
+
+
+def delete_all(service: Service) -> None:
+    """Delete all instances; then nothing is there."""
+    nothing_left(service.unfinished, seconds=REST_SECONDS, what="all tasks to end")
+    ids = [row["id"] for row in service.rows("SELECT id FROM instances")]
+    if ids:
+        told = service.call("DELETE", "/instances", {"instances": ids})
+        assert {one["result"] for one in told["results"]} == {"success"}
+    nothing_left(service.unfinished, seconds=REST_SECONDS, what="all to be deleted")
+    for table in ("instances", "nodes", "shards", "addresses", "tags", "node_figures"):
+        assert service.rows(f"SELECT * FROM {table}") == [], table  # noqa: S608
+    assert service.leftovers() == []
+    assert service.running is not None
+    assert set(processes(service.data)) == {service.running.pid}
 
 
 def spec(mode: str, size: int) -> str:

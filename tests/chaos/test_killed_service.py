@@ -27,8 +27,8 @@ from chaos.service import (
     Service,
     answer,
     connect,
+    delete_all,
     nothing_left,
-    processes,
     put,
     service_in,
     size_of,
@@ -86,7 +86,7 @@ class Slot(threading.Thread):
         self._random = random.Random(f"{SEED}-{number}")
         self._number = number
         self._made = 0
-        self.client = yard.service.client()
+        self.client = yard.service.client
 
     @property
     def name_(self) -> str:
@@ -365,7 +365,6 @@ class Yard:
         self.go.clear()
         for slot in self.slots:
             slot.join(15)
-            slot.client.close()
 
     def _kill(self) -> None:
         self.killing.set()
@@ -431,16 +430,3 @@ def target(shown: dict[str, Any]) -> dict[str, Any]:
     """An instance as a target of `Watch`."""
     value = {"name": shown["name"], "key": "marker", "value": shown["name"]}
     return value | {"ip": shown["ip"], "port": shown["port"], "password": PASSWORD}
-
-
-def delete_all(service: Service) -> None:
-    """Delete all instances; then nothing is there."""
-    ids = [row["id"] for row in service.rows("SELECT id FROM instances")]
-    told = service.call("DELETE", "/instances", {"instances": ids})
-    assert {one["result"] for one in told["results"]} == {"success"}
-    nothing_left(service.unfinished, seconds=REST, what="all to be deleted")
-    for table in ("instances", "nodes", "shards", "addresses", "tags", "node_figures"):
-        assert service.rows(f"SELECT * FROM {table}") == [], table  # noqa: S608
-    assert service.leftovers() == []
-    assert service.running is not None
-    assert set(processes(service.data)) == {service.running.pid}
