@@ -27,9 +27,9 @@ _NEVER = (
     "sync",
 )
 _SINCE_6_2 = ("failover",)
-_UNTIL_6_0 = ("lastsave",)  # engine versions 4.0, 5.0 and 6.0 forbid it, 7.0 does not; spec/clients.md 12.2
+_UNTIL_6_0 = ("lastsave",)  # engine versions 4.0, 5.0 and 6.0 forbid it, 7.0 does not; the documented lists
 
-# By the proxy's cache modes; spec/clients.md 12.2.
+# By the proxied cache modes; the documented lists.
 _BEHIND_PROXY = {
     "proxy": ("latency", "lastsave", "lolwut", "move", "readonly", "readwrite", "swapdb", "wait"),
     "ha_rw_split": ("lastsave", "lolwut", "readonly", "readwrite", "swapdb", "wait"),
