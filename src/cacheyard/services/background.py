@@ -39,20 +39,7 @@ def list_background_task(call: Call[None]) -> ListBackgroundTaskResponse:
     found, total = _page(call, instance_id)
     return ListBackgroundTaskResponse(
         task_count=str(total),
-        tasks=[
-            SingleBackgroundTask(
-                id=task.id,
-                name=task.name,
-                details=_details(task, DetailsBody),
-                user_name=task.user_name,
-                user_id=task.user_id,
-                status=task.status,
-                created_at=iso(task.created_at),
-                updated_at=iso(task.updated_at),
-                enable_show=True,
-            )
-            for task in found
-        ],
+        tasks=[SingleBackgroundTask(**_shown(task), details=_details(task, DetailsBody)) for task in found],
     )
 
 
@@ -63,16 +50,7 @@ def list_center_task(call: Call[None]) -> ListCenterTaskResponse:
         task_count=str(total),
         tasks=[
             ListCenterTasksResp(
-                id=task.id,
-                name=task.name,
-                details=_details(task, DetailsBodyListCenterTask),
-                user_name=task.user_name,
-                user_id=task.user_id,
-                status=task.status,
-                created_at=iso(task.created_at),
-                updated_at=iso(task.updated_at),
-                enable_show=True,
-                job_id=task.id,
+                **_shown(task), details=_details(task, DetailsBodyListCenterTask), job_id=task.id
             )
             for task in found
         ],
@@ -168,6 +146,20 @@ def _moment(text: str | None, parameter: str) -> int | None:
         return int(datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError:
         raise errors.Invalid(parameter=parameter, why="it must be a time, yyyyMMddHHmmss") from None
+
+
+def _shown(task: Task) -> dict[str, Any]:
+    """What both lists have in common."""
+    return {
+        "id": task.id,
+        "name": task.name,
+        "user_name": task.user_name,
+        "user_id": task.user_id,
+        "status": task.status,
+        "created_at": iso(task.created_at),
+        "updated_at": iso(task.updated_at),
+        "enable_show": True,
+    }
 
 
 def _details(task: Task, kind: type[D]) -> D | None:
