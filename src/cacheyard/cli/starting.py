@@ -125,7 +125,7 @@ def _welcome(first: "Bootstrap", endpoint: str) -> str:
     address = first.cidr.rsplit(".", 1)[0] + ".100"
     smallest = next(iter(flavors()))
     body = (
-        f'{{"name":"cache-1","engine":"Redis","engine_version":"7.0","capacity":0.125,'
+        f'{{"name":"cache-1","engine":"Redis","engine_version":"6.0","capacity":0.125,'
         f'"spec_code":"{smallest}","az_codes":["{first.az_codes[0]}"],'
         f'"vpc_id":"{first.vpc_id}","subnet_id":"{first.subnet_id}",'
         f'"private_ip":"{address}","password":"Cache-yard-1"}}'

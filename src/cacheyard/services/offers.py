@@ -42,7 +42,7 @@ def list_flavors(call: Call[None]) -> ListFlavorsResponse:
         candidates = list(flavors.flavors().values())
     return ListFlavorsResponse(
         flavors=[
-            _shown(flavor, region if _can_be_had(flavor, found, room) else ())
+            _shown(flavor, found, region if _can_be_had(flavor, found, room) else ())
             for flavor in candidates
             if _fits(flavor, given)
         ]
@@ -123,8 +123,9 @@ def _fits(flavor: flavors.Flavor, given: dict[str, object]) -> bool:
 
 
 @cache
-def _shown(flavor: flavors.Flavor, there: tuple[Zone, ...]) -> FlavorsItems:
+def _shown(flavor: flavors.Flavor, versions: frozenset[str], there: tuple[Zone, ...]) -> FlavorsItems:
     size = flavor.capacity_text
+    had = [version for version in flavor.engine_versions if version in versions]
     attributes = {
         "sharding_num": flavor.shards,
         "proxy_num": flavor.proxies,
@@ -141,7 +142,7 @@ def _shown(flavor: flavors.Flavor, there: tuple[Zone, ...]) -> FlavorsItems:
         cloud_resource_type_code="hws.resource.type.dcs3",
         cache_mode=flavor.cache_mode,
         engine="redis",
-        engine_version=";".join(flavor.engine_versions),
+        engine_version=";".join(had or flavor.engine_versions),
         product_type="generic",
         cpu_type=flavor.cpu,
         storage_type="DRAM",
