@@ -49,7 +49,7 @@ def example(operation: Operation) -> Any:
     if "example" in media:
         return media["example"]
     for shown in media.get("examples", {}).values():
-        return shown["value"]
+        return {name: PASSWORD if value == "********" else value for name, value in shown["value"].items()}
     return smallest({"$ref": f"#/components/schemas/{operation.body}"})
 
 
