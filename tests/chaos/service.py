@@ -392,9 +392,17 @@ def get(shown: dict[str, Any], key: str) -> str | None:
 
 
 def put(shown: dict[str, Any], key: str, value: str) -> None:
-    """Have a tenant write."""
+    """Have a tenant write; returns when no kill of the server can undo it, if it keeps a file at all.
+
+    A server that syncs its file every second answers before it writes while a sync is under way.
+    """
     with connect(shown["ip"], shown["port"]) as client:
         client.set(key, value)
+        until(
+            lambda: int(client.info("persistence").get("aof_buffer_length", 0)) == 0,
+            seconds=5,
+            what="the write to be in the file",
+        )
 
 
 def processes(data: Path) -> dict[int, Path]:
