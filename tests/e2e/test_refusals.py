@@ -191,6 +191,18 @@ def test_every_stated_limit_of_a_query_is_held(service: Service, steady: Cache, 
     assert count > 20
 
 
+@pytest.mark.parametrize("capacity", ["1e30", "-1e30", "nan", "inf", "much"])
+def test_a_capacity_that_no_instance_can_have_finds_none(service: Service, capacity: str) -> None:
+    assert service.http("GET", f"/v2/{{p}}/instances?capacity={capacity}").json()["instance_num"] == 0
+
+
+def test_a_list_by_more_tags_than_an_instance_can_have_is_refused(service: Service) -> None:
+    many = ",".join(f"key-{number}" for number in range(3000))
+    answer = service.http("GET", f"/v2/{{p}}/instances?tags={many}")
+    assert told(answer) == (400, "DCS.4800")
+    assert "tags" in answer.json()["error_msg"]
+
+
 # --- bodies that are none --------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
+from cacheyard import errors
 from cacheyard.clock import iso, now_ms
 from cacheyard.contract.types import (
     BackupPolicyShowInstance,
@@ -22,7 +23,7 @@ from cacheyard.contract.types import (
     StatusStatistic,
 )
 from cacheyard.domain import flavors
-from cacheyard.domain.instances import Instance, Tag
+from cacheyard.domain.instances import TAGS, Instance, Tag
 from cacheyard.domain.network import zone_of
 from cacheyard.domain.nodes import Figures, NodeState
 from cacheyard.domain.statuses import Status
@@ -222,16 +223,19 @@ def _capacity_mb(text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        return round(float(text) * 1024)
+        asked = round(float(text) * 1024)
     except (ValueError, OverflowError):
         return -1
+    return asked if 0 < asked < 1 << 62 else -1  # more than the store can compare
 
 
 def _tags(text: str | None) -> list[tuple[str, str | None]]:
     """`key=value,key` as pairs; a key alone fits any value."""
     if not text:
         return []
-    parts = [part.partition("=") for part in text.split(",")]
+    parts = [part.partition("=") for part in dict.fromkeys(text.split(","))]
+    if len(parts) > TAGS:
+        raise errors.Invalid(parameter="tags", why=f"an instance may have {TAGS}")
     return [(key, value if equals else None) for key, equals, value in parts]
 
 
