@@ -39,11 +39,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.data / "cacheyard.sqlite"
 
     @property
-    def task_journal(self) -> Path:
-        """The task engine's own SQLite file."""
-        return self.data / "tasks.sqlite"
-
-    @property
     def secret_key(self) -> Path:
         """The key that seals secrets at rest (mode 600)."""
         return self.data / "secret.key"

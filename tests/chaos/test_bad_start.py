@@ -13,7 +13,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from chaos.service import REDIS, Service, alive, connect, get, put, spec
 from support.waiting import until
 
@@ -74,24 +73,6 @@ def _write_rows_only(service: Service) -> str:
         store.close()
     assert told.instances
     return str(told.instances[0].instance_id)
-
-
-@pytest.mark.parametrize("left", [None, b"", b"no database at all" * 1000])
-def test_work_goes_on_without_the_journal_of_tasks(service: Service, left: bytes | None) -> None:
-    shown = service.running_instance("cache", spec("ha", 128))
-    put(shown, "key", "value")
-    made = [service.create(f"cache-{mode}", spec(mode, 128)) for mode in ("single", "ha")]
-    service.act("soft_restart", shown["instance_id"])
-    service.kill()
-    assert service.unfinished()
-    for file in service.data.glob("tasks.sqlite*"):
-        file.unlink()
-    if left is not None:
-        (service.data / "tasks.sqlite").write_bytes(left)
-    service.start()
-    for instance_id in (*made, shown["instance_id"]):
-        service.now_running(instance_id, seconds=DONE)
-    assert get(shown, "key") == "value"
 
 
 # --- Files that lie -------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def alone(run: Path, role: str) -> Iterator[None]:
 def announce(run: Path, endpoint: str) -> None:
     """Say that this process serves at `endpoint`."""
     me = Running(pid=os.getpid(), started=_started(os.getpid()) or 0, boot=_boot(), endpoint=endpoint)
-    fresh = run / f"up.json.{os.getpid()}"
+    fresh = run / "up.json.new"
     fresh.write_bytes(msgspec.json.encode(me))
     fresh.replace(run / "up.json")
 

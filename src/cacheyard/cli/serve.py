@@ -84,7 +84,7 @@ async def _control(
     from cacheyard.tasks.kinds import KINDS
     from cacheyard.tasks.tools import Tools
 
-    engine = Engine(Tools(store, sealer), KINDS, settings.task_journal)
+    engine = Engine(Tools(store, sealer), KINDS)
     await engine.launch()
     started.push_async_callback(engine.close)
     house = House(settings=settings, region=region, store=store, sealer=sealer, start_task=engine.start)
