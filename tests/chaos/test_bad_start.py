@@ -27,7 +27,7 @@ from cacheyard.store.secrets import Sealer
 
 DONE = 10.0  # seconds until work that was under way is done, after a start
 REFUSED = 10.0  # until a second service or agent has ended
-GIVEN_UP = 90.0  # until a creation that cannot succeed is given up, after 60
+GIVEN_UP = 60.0  # until a creation that cannot succeed is given up, after 30
 
 
 def run(*command: str, service: Service) -> subprocess.CompletedProcess[str]:
@@ -274,3 +274,22 @@ def test_the_service_starts_while_the_database_is_locked(service: Service) -> No
         service.start()
         assert get(shown, "key") == "value"
     assert service.pid(service.nodes(shown["instance_id"])[0]) is not None
+
+
+def test_a_lost_database_does_not_cost_the_caches(service: Service) -> None:
+    shown = service.running_instance("cache", spec("single", 128))
+    put(shown, "key", "value")
+    service.kill()
+    database = service.data / "cacheyard.sqlite"
+    kept = [(path, path.read_bytes()) for path in service.data.glob("cacheyard.sqlite*")]
+    for path, _ in kept:
+        path.unlink()
+    refused = run("up", service=service)
+    assert refused.returncode == 1
+    assert f"{database} is gone" in refused.stderr
+    assert get(shown, "key") == "value"
+    for path, content in kept:
+        path.write_bytes(content)
+    service.start()
+    service.now_running(shown["instance_id"], seconds=DONE)
+    assert get(shown, "key") == "value"

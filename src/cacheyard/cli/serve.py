@@ -33,6 +33,7 @@ def serve(settings: Settings, *, api: bool, agent: bool, ready: Ready) -> None:
         if api:
             held.enter_context(alone(settings.run, "control"))
             listening = held.enter_context(_listen(settings))
+        _check_whole(settings)
         migrate(settings.database)
         store = Store(settings.database)
         held.callback(store.close)
@@ -40,6 +41,22 @@ def serve(settings: Settings, *, api: bool, agent: bool, ready: Ready) -> None:
         first = bootstrap(store, sealer, settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, store, sealer, first, listening if api else None, agent, ready))
+
+
+class DatabaseLost(Exception):  # noqa: N818 - read as what happened
+    """{nodes} has directories of servers, but {database} is gone: put it back, or remove the directories."""
+
+    def __init__(self, settings: Settings) -> None:
+        text = type(self).__doc__ or ""
+        super().__init__(text.format(nodes=settings.nodes, database=settings.database))
+
+
+def _check_whole(settings: Settings) -> None:
+    """Without rows every server would be an orphan, to be removed with its data: rather not start."""
+    if settings.database.exists() or not settings.nodes.is_dir():
+        return
+    if any(path.is_dir() for path in settings.nodes.iterdir()):
+        raise DatabaseLost(settings)
 
 
 async def _serve(

@@ -25,7 +25,7 @@ def run(settings: Settings, *, api: bool, agent: bool, json: bool) -> int:
     """Serve in the foreground until told to stop."""
     log_to_stderr()
     from cacheyard.agent.agent import AgentRuns
-    from cacheyard.cli.serve import serve
+    from cacheyard.cli.serve import DatabaseLost, serve
     from cacheyard.services.bootstrap import RegionRefused
     from cacheyard.store.slices import SliceRefused
 
@@ -34,7 +34,7 @@ def run(settings: Settings, *, api: bool, agent: bool, json: bool) -> int:
         gc.freeze()  # what is there now stays: it need not be searched again
         gc.enable()
 
-    refusals = (running.AlreadyRuns, AgentRuns, RegionRefused, SliceRefused, OSError)
+    refusals = (running.AlreadyRuns, AgentRuns, DatabaseLost, RegionRefused, SliceRefused, OSError)
     try:
         serve(settings, api=api, agent=agent, ready=ready)
     except refusals as refused:

@@ -1,15 +1,17 @@
 """Steps that several kinds of task have in common. Each says what must be true, and makes it so."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from sqlalchemy import Connection
 
 from cacheyard.domain import flavors
 from cacheyard.domain.instances import node_settings
 from cacheyard.domain.nodes import Address, Node, Role, Run
 from cacheyard.domain.statuses import Status
+from cacheyard.domain.tasks import Change
 from cacheyard.engine.redis import check_write, figures
 from cacheyard.store import instances, nodes
 from cacheyard.tasks.engine import Work
@@ -17,6 +19,7 @@ from cacheyard.tasks.errors import StepFailed
 from cacheyard.tasks.tools import look, release
 from cacheyard.waiting import NotInTime, until
 
+EMPTY_SECONDS = 30.0  # a new server is up in well under a second; a hundred at once in some
 SETTLE_SECONDS = 60.0  # a server that reads a large append-only file takes its time
 SYNC_SECONDS = 120.0  # a replica's first copy of a large master
 VERIFY_SECONDS = 10.0
@@ -25,7 +28,8 @@ VERIFY_SECONDS = 10.0
 async def start_nodes(work: Work) -> None:
     """All nodes are wanted up, and are."""
     await work.tools.write(_want_run, work.task.instance_id, Run.UP, True)
-    await settled(work)
+    empty = work.task.kind == Change.CREATE
+    await settled(work, seconds=EMPTY_SECONDS if empty else SETTLE_SECONDS)
 
 
 async def form_topology(work: Work) -> None:
@@ -48,7 +52,8 @@ async def verify_from_outside(work: Work) -> None:
     secret = work.tools.sealer.open(instance.internal_secret)
 
     async def usable() -> bool:
-        await check_write(Address(instance.ip, instance.port), secret)
+        with suppress(OutOfMemoryError):  # full of its owner's data, but it takes commands
+            await check_write(Address(instance.ip, instance.port), secret)
         return True
 
     await reach(usable, VERIFY_SECONDS, f"{instance.ip}:{instance.port} to take a write")
@@ -59,9 +64,9 @@ async def open_for_clients(work: Work) -> None:
     await work.tools.write(release, work.task.instance_id, work.task.id, Status.RUNNING)
 
 
-async def settled(work: Work, role: Role | None = None) -> None:
+async def settled(work: Work, role: Role | None = None, seconds: float = SETTLE_SECONDS) -> None:
     """All nodes, or those in that role, are as wanted."""
-    await work.tools.settling.settled(work.task.instance_id, SETTLE_SECONDS, role=role)
+    await work.tools.settling.settled(work.task.instance_id, seconds, role=role)
 
 
 async def stopped(work: Work, role: Role) -> None:
