@@ -30,10 +30,10 @@ generate: .venv/ready-dev
 clean:
 	rm -rf .venv
 
-.venv/ready: pyproject.toml scripts/setup
+.venv/ready: pyproject.toml constraints.txt scripts/setup
 	scripts/setup
 	touch $@
 
-.venv/ready-dev: pyproject.toml scripts/setup
+.venv/ready-dev: pyproject.toml constraints.txt scripts/setup
 	scripts/setup --dev
 	touch .venv/ready $@
