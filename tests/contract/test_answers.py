@@ -133,15 +133,14 @@ def test_everything_that_is_there_is_shown_and_what_is_not_is_404(
         assert call(service, operation, {"project_id": ids["project_id"]}).status_code == 404
 
 
-CHANGES = [o for o in BUILT if o.method != "GET"]
+# (revoking the token of the others would be their end)
+CHANGES = [o for o in BUILT if o.method != "GET" and o.id != "keystone_revoke_token"]
 
 
 @pytest.mark.parametrize("operation", CHANGES, ids=by_id)
 def test_every_change_of_what_is_not_there_answers_as_documented(
     service: Service, operation: Operation
 ) -> None:
-    if operation.id == "keystone_revoke_token":
-        pytest.skip("it would revoke the token of the other tests")
     body = example(operation)
     answer = call(service, operation, {"project_id": service.facts.project_id}, body)
     assert answer.status_code < 500
