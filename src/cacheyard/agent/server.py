@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 STOP_SECONDS = 10.0  # for a graceful stop, on top of what writing the data takes
 SAVED_PER_SECOND = 50_000_000  # bytes of memory a server surely writes to its dump in a second
+REWRITE_SECONDS = 60.0
 TERM_SECONDS = 5.0  # from SIGTERM to SIGKILL
 KILL_SECONDS = 30.0  # the kernel may take long to take a large process apart
 LOG_BYTES = 8_000_000  # a server's log that is larger at its start is put aside, over the one before
@@ -265,6 +266,8 @@ class Server:
         wants = redis_conf.append_only(node.settings)
         if appends and wants and self._flushes_renamed(node):
             await self._rewrite(link)
+        elif appends:  # a replica that has just synced refuses to end while it writes its first file
+            await _appends_alone(link, STOP_SECONDS)
         save = keep and not (appends and wants)
         seconds = STOP_SECONDS
         if save:
@@ -288,14 +291,19 @@ class Server:
         """Have the append-only file written anew, without the commands by which the data came about."""
         await link.call("CLIENT", "PAUSE", 60_000, "WRITE")
         await link.call("BGREWRITEAOF")
-
-        async def rewritten() -> bool:
-            info = redis.parse_info(await link.call("INFO", "persistence"))
-            return info["aof_rewrite_in_progress"] == "0" and info["aof_rewrite_scheduled"] == "0"
-
-        await until(rewritten, seconds=60, what="the append-only file to be rewritten")
+        await _appends_alone(link, REWRITE_SECONDS)
         # nothing of the old names is left, so the next start need not look at this file for them
         (self.directory / redis_conf.CONF).unlink()
+
+
+async def _appends_alone(link: Link, seconds: float) -> None:
+    """Wait until no append-only file is being written anew."""
+
+    async def alone() -> bool:
+        info = redis.parse_info(await link.call("INFO", "persistence"))
+        return info["aof_rewrite_in_progress"] == "0" and info["aof_rewrite_scheduled"] == "0"
+
+    await until(alone, seconds=seconds, what="the append-only file to be rewritten")
 
 
 async def end_and_remove(directory: Path) -> None:
