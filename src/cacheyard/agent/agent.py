@@ -82,8 +82,9 @@ class Agent:
             open_secret=sealer.open,
             version_of=self._version_of,
         )
-        observer = Observer(self._store, self._host_id, supervisor.watched, supervisor.silent)
-        supervisor.chores.append(Chore("observe", self._settings.observe_seconds, observer.look))
+        seconds = self._settings.observe_seconds
+        observer = Observer(self._store, self._host_id, supervisor.watched, supervisor.silent, seconds / 2)
+        supervisor.chores.append(Chore("observe", seconds, observer.look))
         began = time.monotonic()
         async with asyncio.TaskGroup() as both:
             both.create_task(supervisor.run())

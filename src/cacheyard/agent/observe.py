@@ -30,17 +30,25 @@ class Observer:
         host_id: str,
         watched: Mapping[str, Watched],
         silent: Callable[[Watched, str], None],
+        spread: float,
     ) -> None:
         self._store = store
         self._host_id = host_id
         self._watched = watched
         self._silent = silent
+        self._spread = spread
 
     async def look(self) -> None:
-        """One round: all servers that answer now."""
-        slots = asyncio.Semaphore(AT_ONCE)
+        """One round: all servers that answer now, a few at a time over `spread` seconds.
+
+        All at once, a hundred servers would hold up every request for 50 ms.
+        """
         answering = [watched for watched in self._watched.values() if watched.answering]
-        seen = await asyncio.gather(*(self._ask(slots, watched) for watched in answering))
+        seen: list[Figures | None] = []
+        for first in range(0, len(answering), AT_ONCE):
+            if first:
+                await asyncio.sleep(self._spread * AT_ONCE / len(answering))
+            seen += await asyncio.gather(*map(self._ask, answering[first : first + AT_ONCE]))
         await self._store.run(self._write, [figures for figures in seen if figures is not None])
 
     def _write(self, seen: list[Figures]) -> None:
@@ -48,14 +56,13 @@ class Observer:
             hosts.seen(tx, self._host_id, now_ms())
             nodes.record_figures(tx, seen)
 
-    async def _ask(self, slots: asyncio.Semaphore, watched: Watched) -> Figures | None:
-        async with slots:
-            if watched.server.link is None:
-                return None
-            try:
-                return await redis.figures(watched.server.link, watched.node.id, now_ms())
-            except NoAnswer as error:
-                self._silent(watched, str(error))
-            except (RedisError, OSError):  # it has just gone, or is out of reach: the supervisor finds out
-                pass
+    async def _ask(self, watched: Watched) -> Figures | None:
+        if watched.server.link is None:
             return None
+        try:
+            return await redis.figures(watched.server.link, watched.node.id, now_ms())
+        except NoAnswer as error:
+            self._silent(watched, str(error))
+        except (RedisError, OSError):  # it has just gone, or is out of reach: the supervisor finds out
+            pass
+        return None
