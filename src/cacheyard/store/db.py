@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
 
@@ -96,7 +97,13 @@ def _engine(url: str, pool_size: int) -> Engine:
         if pool_size == 1
         else {"poolclass": QueuePool, "pool_size": pool_size, "max_overflow": 8}
     )
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, **pool)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        json_serializer=lambda value: msgspec.json.encode(value).decode(),
+        json_deserializer=msgspec.json.decode,
+        **pool,
+    )
     writer = pool_size == 1
 
     @event.listens_for(engine, "connect")
