@@ -82,7 +82,7 @@ class _Plan:
     def make(self, draft: dict[str, Any], labels: list[Any]) -> tuple[Instance, str]:
         """Write one instance with its shard, nodes and addresses, and its task."""
         tx, subnet_id = self.tx, str(self.call.body.subnet_id)
-        instance_id, task_id, shard_id = new_id(), new_id(), new_id()
+        instance_id, task_id, shard_id, now = new_id(), new_id(), new_id(), now_ms()
         ip = network.take_address(tx, subnet_id, instance_id, self.call.body.private_ip or None)
         # A single node's own address is the one that clients use; else that one floats.
         ips = (
@@ -94,6 +94,8 @@ class _Plan:
             **draft,
             id=instance_id,
             task_id=task_id,
+            created_at=now,
+            updated_at=now,
             internal_version=self.engine.version_text,
             ip=ip,
             internal_secret=self.call.house.sealer.seal(passwords.generate_password()),
@@ -176,7 +178,7 @@ def _names(body: CreateInstanceBody) -> list[str]:
 
 def _draft(call: Call[CreateInstanceBody], flavor: flavors.Flavor, zones: list[str]) -> dict[str, Any]:
     """The columns that need no look into the store."""
-    body, now = call.body, now_ms()
+    body = call.body
     begin, end = checked_window(body.maintain_begin, body.maintain_end) or MAINTENANCE
     if (why := rename_fault(body.rename_commands or {})) is not None:
         raise errors.Invalid(parameter="rename_commands", why=why)
@@ -214,9 +216,7 @@ def _draft(call: Call[CreateInstanceBody], flavor: flavors.Flavor, zones: list[s
         "locked_until": None,
         "user_id": call.who.user_id,
         "user_name": call.who.user_name,
-        "created_at": now,
         "launched_at": None,
-        "updated_at": now,
     } | secrets
 
 
