@@ -340,6 +340,13 @@ class NotBuilt(Refused):
 # --- Look at the log ----------------------------------------------------------------------------
 
 
+class WorkFailed(Refused):
+    """The work could not be done, and what was changed is as before: {why}."""
+
+    code = "DCS.4842"
+    status = 500
+
+
 class Failed(Refused):
     """Internal service error; request {request_id} in the log says more."""
 

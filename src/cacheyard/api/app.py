@@ -24,11 +24,14 @@ from cacheyard.contract.operations import OPERATIONS
 from cacheyard.domain import signature
 from cacheyard.domain.identity import Principal
 from cacheyard.domain.permissions import allows
+from cacheyard.domain.tasks import Task, TaskStatus
 from cacheyard.ids import new_id
 from cacheyard.services import identity
 from cacheyard.services.call import Begun, Call, House
 
 log = structlog.get_logger()
+
+TaskEnded = Callable[[str, float], Awaitable[Task | None]]  # waits for a task that many seconds
 
 WAIT_SECONDS = 10.0  # how long a request waits for a task whose end its answer promises
 _NOBODY = Principal(user_id="", user_name="", domain_id="", domain_name="")
@@ -62,7 +65,7 @@ class Exchange:
 class Api:
     """The ASGI application behind everything but the reference."""
 
-    def __init__(self, house: House, task_ended: Callable[[str, float], Awaitable[bool]]) -> None:
+    def __init__(self, house: House, task_ended: TaskEnded) -> None:
         self._house = house
         self._task_ended = task_ended
         self._router = Router(OPERATIONS.values())
@@ -183,14 +186,16 @@ class Api:
         answer, headers = exchange.answer, {}
         if isinstance(answer, Begun):
             if answer.wait:
-                await self._task_ended(answer.task_id, WAIT_SECONDS)
+                task = await self._task_ended(answer.task_id, WAIT_SECONDS)
+                if task is not None and task.status is TaskStatus.FAILED:
+                    raise errors.WorkFailed(why=task.error)
             answer = answer.answer
         if isinstance(answer, Reply):
             answer, headers = answer.answer, answer.headers
         return _json(_operation(exchange).success, answer, headers)
 
 
-def application(house: House, task_ended: Callable[[str, float], Awaitable[bool]]) -> Starlette:
+def application(house: House, task_ended: TaskEnded) -> Starlette:
     """The whole of what is served: the reference, and the API for every other path."""
     app = Starlette(routes=reference.routes(BINDINGS))
     app.router.default = Api(house, task_ended)  # a route would let a path with a line break slip by

@@ -68,12 +68,12 @@ class Engine:
         assert self._loop is not None  # noqa: S101
         self._loop.call_soon_threadsafe(self._begin, task_id)
 
-    async def ended(self, task_id: str, seconds: float) -> bool:
-        """Wait for a task that was started; whether it has ended."""
+    async def ended(self, task_id: str, seconds: float) -> Task | None:
+        """Wait for a task that was started; the task as it is then, None if its record is gone."""
         await asyncio.sleep(0)  # `start` goes through the loop's queue
         if (running := self._running.get(task_id)) is not None:
             await asyncio.wait([running], timeout=seconds)
-        return task_id not in self._running
+        return await self._tools.read(task_rows.get, task_id)
 
     async def close(self) -> None:
         """Stop where we are; the next launch goes on from there."""
