@@ -26,10 +26,8 @@ from cacheyard.domain.nodes import AclUser, Address, Node, NodeState, Run
 from cacheyard.engine.redis_conf import INTERNAL_USER, digest, replication
 from cacheyard.store.tables import node_figures
 
-pytestmark = pytest.mark.skipif(not servers.BINARIES, reason="no redis-server on this machine")
 
-
-@pytest.fixture(params=[servers.NEWEST], ids=servers.name if servers.BINARIES else None)
+@pytest.fixture(params=[servers.NEWEST], ids=servers.name)
 def yard(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Yard]:
     made = Yard(tmp_path / "data", request.param)
     try:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 from support.service import Service
+from support.waiting import until
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -57,10 +57,12 @@ def cache(on: Run, service: Service) -> Iterator[str]:
         )
     )
     instance = made["instances"][0]["instance_id"]
-    deadline = time.monotonic() + 20
-    while told(on("call", "show_instance", "--json", f"--instance_id={instance}"))["status"] != "RUNNING":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+
+    def runs() -> bool:
+        shown = told(on("call", "show_instance", "--json", f"--instance_id={instance}"))
+        return bool(shown["status"] == "RUNNING")
+
+    until(runs, seconds=20, what=f"{instance} to run")
     yield instance
     gone = on("call", "delete_single_instance", f"--instance_id={instance}")
     assert (gone.returncode, gone.stdout) == (0, "Done.\n")

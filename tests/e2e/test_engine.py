@@ -16,8 +16,6 @@ from cacheyard.domain.nodes import AclUser, Address, Node
 from cacheyard.engine import find
 from cacheyard.engine.redis import Link, RedisError, check_write, flush
 
-pytestmark = pytest.mark.skipif(not servers.BINARIES, reason="no redis-server on this machine")
-
 MODES = ("single", "ha", "cluster", "proxy", "ha_rw_split")
 VERSIONS = ("4.0", "5.0", "6.0", "7.0")
 REFUSED = (

@@ -4,8 +4,9 @@ from cacheyard.domain.engines import Engine
 from cacheyard.engine import find
 
 ENGINES: list[Engine] = find.engines()
+assert ENGINES, "no Redis server on this machine: `cacheyard doctor` says how to get one"
 BINARIES = [engine.binary for engine in ENGINES]
-NEWEST = BINARIES[-1] if BINARIES else ""
+NEWEST = BINARIES[-1]
 
 
 def name(binary: str) -> str:

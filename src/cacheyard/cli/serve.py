@@ -138,7 +138,10 @@ def _listen(settings: Settings) -> Any:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((settings.host, settings.port))
+        try:
+            listening.bind((settings.host, settings.port))
+        except OSError as error:
+            raise OSError(f"cannot listen at {settings.host}:{settings.port}: {error.strerror}") from None
         listening.listen(1024)
         listening.setblocking(False)
         yield listening
