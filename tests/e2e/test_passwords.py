@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 import redis
 from huaweicloudsdkdcs import v2 as dcs
 from support.caches import HA, PASSWORD, SINGLE, Cache, body_for, made, pid_of, refused
 from support.service import Service
+
+from cacheyard.clock import now_ms
+from cacheyard.domain.signature import Request, sign
 
 NEW = "Another_pass.2"
 
@@ -136,3 +140,30 @@ def test_no_password_is_on_disk_in_the_log_or_on_a_command_line(service: Service
         files = [path for path in service.data.parent.rglob("*") if path.is_file()]
         assert not [path for path in files if secret.encode() in path.read_bytes()]
         assert not [command for command in service.processes().values() if secret in command]
+
+
+def test_equal_requests_of_one_second_are_the_clients_own_but_not_anybody_elses(service: Service) -> None:
+    sdk = service.sdk()
+    with made(service) as cache:
+        tries = [change(sdk, cache, "Wrong-pass.1").retry_times_left for _ in range(3)]
+        assert tries == ["4", "3", "2"]  # signed alike, if they fell into one second
+        path = f"/v2/{service.facts.project_id}/instances/{cache.id}/password/reset"
+        url = f"{service.facts.endpoint}{path}"
+        body = b'{"new_password":"' + NEW.encode() + b'"}'
+        signed = sign(
+            Request(
+                method="POST",
+                path=path,
+                query="",
+                headers={"host": url.split("/")[2], "content-type": "application/json"},
+                body=body,
+            ),
+            service.facts.access_key,
+            service.facts.secret_key,
+            now_ms(),
+        )
+        headers = {"content-type": "application/json", **signed}
+        first = httpx.post(url, content=body, headers=headers)
+        again = httpx.post(url, content=body, headers=headers)  # from another connection
+        assert (first.status_code, again.status_code) == (200, 401)
+        assert again.json()["error_code"] == "DCS.1001"

@@ -49,6 +49,7 @@ class Exchange:
     query_items: list[tuple[str, str]]
     body: bytes
     base_url: str
+    connection: str  # the client's address and port
     operation: Operation | None = None
     path_values: dict[str, str] = field(default_factory=dict)
     who: Principal = _NOBODY
@@ -91,6 +92,7 @@ class Api:
             query_items=request.query_params.multi_items(),
             body=b"",
             base_url=f"{request.url.scheme}://{request.url.netloc}",
+            connection=f"{request.client.host}:{request.client.port}" if request.client else "",
         )
         try:
             exchange.body = await self._read(request)
@@ -146,7 +148,9 @@ class Api:
                 body=exchange.body,
             )
             sealer = self._house.sealer
-            exchange.who = identity.authenticate_signature(store, sealer, self._signatures, facts, now=now)
+            exchange.who = identity.authenticate_signature(
+                store, sealer, self._signatures, facts, connection=exchange.connection, now=now
+            )
         else:
             exchange.who = identity.authenticate_token(store, exchange.headers.get("x-auth-token"), now=now)
 

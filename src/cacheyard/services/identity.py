@@ -28,7 +28,7 @@ from cacheyard.store.secrets import Sealer
 
 # X-Sdk-Date counts whole seconds: a client that polls twice in one second sends the same signed GET
 # twice. Whatever changes something never has a second chance.
-READ_AGAIN_MS = 2_000
+AGAIN_MS = 2_000
 READS_KEPT = 100_000  # signatures of reads in memory; an hour of a client that polls every 36 ms
 PRUNE_EVERY_MS = 60_000
 KEPT_MS = 2 * signature.WINDOW_MS  # dated 15 minutes ahead, a signature is good for 30 from its first sight
@@ -41,12 +41,17 @@ class Signatures:
         """Those of changes are in the store, so that a restart forgets none; those of reads in memory."""
         self._store = store
         self._reads: OrderedDict[str, int] = OrderedDict()
+        self._changes: OrderedDict[str, tuple[str, int]] = OrderedDict()  # connection and time of first sight
         self._pruned = 0
         self._lock = threading.Lock()
 
-    def see(self, digest: str, *, reads: bool, now: int) -> None:
-        """Remember a signature that was right. Raises `Replayed` when it may not be used again."""
-        if not (self._see_read(digest, now) if reads else self._see_change(digest, now)):
+    def see(self, digest: str, *, reads: bool, connection: str, now: int) -> None:
+        """Remember a signature that was right. Raises `Replayed` when it may not be used again.
+
+        Clients date by the second, so two equal requests of one second have one signature. A read may
+        repeat it; a change only on the `connection` on which it came first, where nobody else can be.
+        """
+        if not (self._see_read(digest, now) if reads else self._see_change(digest, connection, now)):
             raise Replayed
 
     def _see_read(self, digest: str, now: int) -> bool:
@@ -56,17 +61,25 @@ class Signatures:
                 if seen > now - KEPT_MS and len(self._reads) < READS_KEPT:
                     break
                 del self._reads[oldest]
-            return now - self._reads.setdefault(digest, now) <= READ_AGAIN_MS
+            return now - self._reads.setdefault(digest, now) <= AGAIN_MS
 
-    def _see_change(self, digest: str, now: int) -> bool:
+    def _see_change(self, digest: str, connection: str, now: int) -> bool:
         with self._lock:
+            while self._changes and next(iter(self._changes.values()))[1] < now - AGAIN_MS:
+                self._changes.popitem(last=False)
+            if connection and self._changes.get(digest, ("", 0))[0] == connection:
+                return True
             prune = now - self._pruned >= PRUNE_EVERY_MS
             if prune:
                 self._pruned = now
         with self._store.note() as tx:
             if prune:
                 rows.forget_signatures(tx, now - KEPT_MS)
-            return rows.first_sight(tx, digest, now)
+            first = rows.first_sight(tx, digest, now)
+        if first:
+            with self._lock:
+                self._changes[digest] = (connection, now)
+        return first
 
 
 def authenticate_token(store: Store, token: str | None, *, now: int) -> Principal:
@@ -95,9 +108,12 @@ def authenticate_token(store: Store, token: str | None, *, now: int) -> Principa
 
 
 def authenticate_signature(
-    store: Store, sealer: Sealer, seen: Signatures, request: Request, *, now: int
+    store: Store, sealer: Sealer, seen: Signatures, request: Request, *, connection: str = "", now: int
 ) -> Principal:
-    """The user of a signed request, on no project yet: `for_project` takes the one of the path."""
+    """The user of a signed request, on no project yet: `for_project` takes the one of the path.
+
+    `connection` tells the request's connection from others; empty: unknown, so no change is repeated.
+    """
     try:
         authorization = signature.parse(request.headers.get("authorization", ""))
         signed = signature.signed_at(request)
@@ -112,7 +128,8 @@ def authenticate_signature(
             raise BadSignature(why="it does not fit the request; check the secret key and what is signed")
     except Fault as fault:
         raise BadSignature(why=str(fault)) from None
-    seen.see(sha256_hex(authorization.signature), reads=request.reads, now=now)
+    digest = sha256_hex(authorization.signature)
+    seen.see(digest, reads=request.reads, connection=connection, now=now)
     return Principal(
         user_id=user.id,
         user_name=user.name,
