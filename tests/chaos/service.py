@@ -9,7 +9,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -104,13 +103,15 @@ class Service:
         if self._client is not None:
             self._client.close()
             self._client = None
-        deadline = time.monotonic() + 10
-        while left := processes(self.data):
+
+        def ended() -> bool:
+            left = processes(self.data)
             for pid in left:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            assert time.monotonic() < deadline, f"{left} do not end"
-            time.sleep(0.01)
+            return not left
+
+        until(ended, seconds=10, what="every process of the directory to end")
         shutil.rmtree(self.data, ignore_errors=True)
 
     # --- The API ---------------------------------------------------------------------------------

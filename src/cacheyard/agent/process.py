@@ -23,7 +23,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
@@ -134,21 +134,26 @@ def spawn(directory: Path, lock: int, command: list[str], gate: str, record: Rec
     pidfd = os.pidfd_open(child.pid)
     child.returncode = 0  # it is reaped through the pidfd
     assert child.stdin is not None  # noqa: S101 - PIPE
-    try:
+    with ExitStack() as otherwise:
+        otherwise.callback(_abandon, child, pidfd)
         fields = _stat(child.pid)  # it is there, at least as a zombie: only its pidfd reaps it
         started = int(fields[_STARTED]) if fields else 0
         record = msgspec.structs.replace(record, boot=boot_id(), pid=child.pid, started=started)
         write_record(directory, record)
         with suppress(BrokenPipeError), child.stdin as gate_end:
             gate_end.write(gate.encode())
-    except BaseException:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        otherwise.pop_all()
+    return record, pidfd
+
+
+def _abandon(child: "subprocess.Popen[bytes]", pidfd: int) -> None:
+    """End a server that could not be written down."""
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    if child.stdin is not None:
         with suppress(OSError):
             child.stdin.close()
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-        os.close(pidfd)
-        raise
-    return record, pidfd
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    os.close(pidfd)
 
 
 def find(directory: Path) -> tuple[Record, int] | None:
@@ -181,14 +186,13 @@ def find(directory: Path) -> tuple[Record, int] | None:
 def take(directory: Path) -> int | None:
     """The directory's lock as an open file, or None if another process has it."""
     lock = os.open(directory / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    except BaseException:
-        os.close(lock)
-        raise
+    with ExitStack() as otherwise:
+        otherwise.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        otherwise.pop_all()
     return lock
 
 

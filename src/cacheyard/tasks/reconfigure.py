@@ -17,14 +17,18 @@ from cacheyard.tasks.steps import (
 
 async def configure_nodes(work: Work) -> None:
     """The servers are configured as the row says; with a restart if the request named incarnations."""
-    await configured(work, restart="incarnations" in work.task.arguments)
+    await configured(work, restarts=1 if _needs_restart(work) else 0)
 
 
 async def undo(work: Work) -> None:
     """Row and servers are as before the request."""
     await work.tools.write(_put_back, work.task.instance_id, work.task.arguments["undo"])
-    await configured(work, restart=False)
+    await configured(work, restarts=2 if _needs_restart(work) else 0)
     await give_back_running(work)
+
+
+def _needs_restart(work: Work) -> bool:
+    return "incarnations" in work.task.arguments
 
 
 def _put_back(tx: Connection, instance_id: str, columns: dict[str, Any]) -> None:

@@ -43,13 +43,13 @@ async def check_fit(work: Work) -> None:
 async def configure_nodes(work: Work) -> None:
     """The instance has the new flavor, and its servers the new limits."""
     await work.tools.write(_set_flavor, work.task.instance_id, work.task.arguments["spec_code"])
-    await configured(work, restart=False)
+    await configured(work)
 
 
 async def undo(work: Work) -> None:
     """The old flavor again."""
     await work.tools.write(_set_flavor, work.task.instance_id, work.task.arguments["old_spec_code"])
-    await configured(work, restart=False)
+    await configured(work)
     await give_back_running(work)
 
 

@@ -82,9 +82,10 @@ async def restarted(work: Work, role: Role) -> None:
     await settled(work, role)
 
 
-async def configured(work: Work, *, restart: bool) -> None:
-    """All nodes are configured as the instance's row says, after one restart if that is needed."""
-    await work.tools.write(_want_settings, work, restart)
+async def configured(work: Work, *, restarts: int = 0) -> None:
+    """All nodes are configured as the instance's row says, and have been restarted so often since the task
+    began. What needs a restart to take effect needs another one to be undone."""
+    await work.tools.write(_want_settings, work, restarts)
     await settled(work)
 
 
@@ -121,21 +122,24 @@ def _want_run(tx: Connection, instance_id: str, run: Run, keep_data: bool, role:
 
 def _want_restart(tx: Connection, work: Work, role: Role) -> None:
     for node in nodes.of_instance(tx, work.task.instance_id):
-        if node.role is role and _has_not_restarted(work, node):
+        if node.role is role and _must_restart(work, node, 1):
             nodes.want(tx, node, restart=True, keep_data=bool(work.task.arguments["keep_data"]))
 
 
-def _want_settings(tx: Connection, work: Work, restart: bool) -> None:
+def _want_settings(tx: Connection, work: Work, restarts: int) -> None:
     instance, there = look(tx, work.task.instance_id)
     flavor = flavors.find(instance.spec_code)
     assert flavor is not None  # noqa: S101 - it was when the instance was made
     for node in there:
         settings = node_settings(instance, flavor, role=node.role, ip=node.ip, master_ip=there[0].ip)
-        again = restart and _has_not_restarted(work, node)
+        again = _must_restart(work, node, restarts)
         nodes.want(tx, node, settings=settings, restart=again, keep_data=True)
 
 
-def _has_not_restarted(work: Work, node: Node) -> bool:
-    """Whether the node is still what it was when the task began, however often its step runs."""
+def _must_restart(work: Work, node: Node, restarts: int) -> bool:
+    """Whether the node has been restarted less often than that since the task began, however often its step
+    runs. `incarnations` says what one restart makes of each node."""
+    if restarts == 0:
+        return False
     incarnations: dict[str, int] = work.task.arguments["incarnations"]
-    return node.incarnation < incarnations[node.id]
+    return node.incarnation < incarnations[node.id] + restarts - 1
