@@ -5,15 +5,42 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import structlog
 from support.caches import Cache, made
 from support.service import Service
+
+
+@pytest.fixture(autouse=True)
+def logs_go_nowhere_special() -> Iterator[None]:
+    """A test that runs a command in this process leaves no logger that writes to its captured output."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
     """A running service that many tests share: they leave its settings alone and delete what they made."""
     with Service() as running:
+        before = belongings(running)
         yield running
+        left = belongings(running) - before
+        assert not left, f"a test left these to the others of its worker: {left}"
+
+
+def belongings(service: Service) -> set[str]:
+    """What the project has that tests make."""
+    found = set()
+    for path, name in (
+        ("/v2/{p}/instances?include_failure=true&limit=1000", "instances"),
+        ("/v2/{p}/config-templates?type=user&limit=1000", "templates"),
+        ("/v1/{p}/vpcs", "vpcs"),
+        ("/v1/{p}/subnets", "subnets"),
+        ("/v1/{p}/security-groups", "security_groups"),
+    ):
+        for each in service.http("GET", path).json()[name]:
+            title = each.get("name") or each.get("template_name")
+            found.add(f"{name} {title} {each.get('id') or each.get('instance_id') or each['template_id']}")
+    return found
 
 
 @pytest.fixture

@@ -59,6 +59,12 @@ class BadEngine(Refused):
     code = "DCS.4006"
 
 
+class NoSsl(Refused):
+    """Do not support SSL: {why}."""
+
+    code = "DCS.4201"
+
+
 class BadVersion(Refused):
     """The selected cache engine version (engine_version) is not supported: {why}."""
 
@@ -143,6 +149,43 @@ class PasswordFree(Refused):
     code = "DCS.4850"
 
 
+class BadAccount(Refused):
+    """Acl account request param invalid ({parameter}): {why}."""
+
+    code = "DCS.4961"
+
+
+class BadParameterValue(Refused):
+    """Invalid value of the configure parameter {name}: {why}."""
+
+    code = "DCS.4066"
+
+
+class ReservedTooMuch(Refused):
+    """The value of reserved-memory cannot be greater than the free memory size of this DCS instance, which is
+    {free} MB."""
+
+    code = "DCS.4105"
+
+
+class NoSuchTemplate(Refused):
+    """The parameter template does not exist: template_id is {template_id}."""
+
+    code = "DCS.4988"
+
+
+class TooManyTemplates(Refused):
+    """The quota limit has been reached: a project can have {limit} templates."""
+
+    code = "DCS.4039"
+
+
+class TooManyAccounts(Refused):
+    """The quota limit has been reached: an instance can have {limit} accounts besides default."""
+
+    code = "DCS.4039"
+
+
 class BadWindow(Refused):
     """The value of maintain time is illegal ({parameter}): {why}."""
 
@@ -183,6 +226,161 @@ class CannotResize(Refused):
     """The system does not support this resize ({parameter}): {why}."""
 
     code = "DCS.4102"
+
+
+class CannotRetype(Refused):
+    """The type of the instance cannot be changed ({parameter}): {why}."""
+
+    code = "DCS.4200"
+
+
+class SameSize(Refused):
+    """The system does not support this resize ({parameter}): {why}."""
+
+    code = "DCS.4103"
+
+
+class TooManyReplicas(Refused):
+    """There can be no more replicas ({parameter}): {why}."""
+
+    code = "DCS.4875"
+
+
+class BadNodeList(Refused):
+    """The param node_list is invalid: {why}."""
+
+    code = "DCS.4930"
+
+
+class BadReplicaZones(Refused):
+    """The param available_zones is invalid: {why}."""
+
+    code = "DCS.4933"
+
+
+class LastInName(Refused):
+    """The last replica that the read-only domain name has cannot be deleted ({parameter})."""
+
+    code = "DCS.4935"
+
+
+class MasterStays(Refused):
+    """The master node cannot be deleted ({parameter}): {why}."""
+
+    code = "DCS.4936"
+
+
+class LastReplica(Refused):
+    """The last replica cannot be deleted ({parameter}): {why}."""
+
+    code = "DCS.4937"
+
+
+class DeletionProtected(Refused):
+    """This DCS instance is protected from deletion: set deletion_protection to false first."""
+
+    code = "DCS.4858"
+
+
+class ResizeWaits(Refused):
+    """A change of the instance waits for its maintenance window (task {task_id}): delete that task's record
+    to cancel it."""
+
+    code = "DCS.4108"
+
+
+class SecurityGroupUnused(Refused):
+    """Security groups filter nothing here: leave {parameter} out."""
+
+    code = "DCS.4872"
+
+
+class OnlyRedisCluster(Refused):
+    """Only Redis Cluster instances have such a list; the instance's type is {cache_mode}."""
+
+    code = "DCS.4800"
+
+
+class NoReplicas(Refused):
+    """Only instances with replicas support this action."""
+
+    code = "DCS.4086"
+
+
+class BadNode(Refused):
+    """Incorrect node ID ({parameter}): {why}."""
+
+    code = "DCS.3053"
+
+
+class NotOnThisNode(Refused):
+    """This operation is not supported on this node ({parameter}): {why}."""
+
+    code = "DCS.4027"
+
+
+class CannotFilter(Refused):
+    """This operation is not supported on this node: {why}."""
+
+    code = "DCS.4027"
+
+
+class NoPublicAccess(Refused):
+    """Instance type is not supported: clients of {cache_mode} are sent to the addresses of its nodes."""
+
+    code = "DCS.4007"
+
+
+class NoReadOnlyName(Refused):
+    """Only master/standby instances have a read-only domain name; the instance's type is {cache_mode}."""
+
+    code = "DCS.4086"
+
+
+class LastAddress(Refused):
+    """The IP of the last replica must stay in the domain name: {parameter} names the only one left in it."""
+
+    code = "DCS.4879"
+
+
+class NoPromotion(Refused):
+    """All replicas have a priority of 0 ({parameter}): none could be promoted."""
+
+    code = "DCS.4253"
+
+
+class SameVersion(Refused):
+    """The instance has that version already: it is {version}."""
+
+    code = "DCS.4053"
+
+
+class NoSwitchover(Refused):
+    """Master and standby cannot be switched: {why}."""
+
+    code = "DCS.4855"
+
+
+class CannotWiden(Refused):
+    """Invalid request: the bandwidth cannot be increased, as {why}."""
+
+
+class NoPassThrough(Refused):
+    """Instance do not support client ip transparent transmission: {why}."""
+
+    code = "DCS.4841"
+
+
+class PassesThrough(Refused):
+    """Client ip transparent transmission is already opened, please do not repeat the operation."""
+
+    code = "DCS.4847"
+
+
+class PassesNothing(Refused):
+    """Client ip transparent transmission is already closed, please do not repeat the operation."""
+
+    code = "DCS.4846"
 
 
 class TaskUnderWay(Refused):
@@ -293,6 +491,13 @@ class WrongProject(Unauthenticated):
 # --- Ask for the right --------------------------------------------------------------------------
 
 
+class BadLink(Refused):
+    """This link is wrong, or too old: ask for another."""
+
+    code = "DCS.2007"
+    status = 403
+
+
 class Forbidden(Refused):
     """Policy does not allow {action} to be performed."""
 
@@ -314,6 +519,18 @@ class NoSuchInstance(NotFound):
     """This DCS instance does not exist."""
 
     code = "DCS.3022"
+
+
+class NoSuchShard(NotFound):
+    """This shard does not exist: group_id is {group_id}."""
+
+
+class NoSuchHistory(NotFound):
+    """This record of a parameter change does not exist: history_id is {history_id}."""
+
+
+class NoSuchAccount(NotFound):
+    """This account does not exist: account_id is {account_id}."""
 
 
 class NoSuchTask(NotFound):

@@ -1,8 +1,13 @@
-"""Waiting for something to become true, until a deadline, and saying what was waited for."""
+"""Waiting for something to become true, until a deadline, and saying what was waited for.
+
+Nothing here or elsewhere uses `asyncio.wait_for`: until Python 3.12 it loses a cancellation that comes in
+the moment in which what is waited for is done, and a loop that lost its own never ends.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -39,3 +44,22 @@ async def until(
             raise NotInTime(f"waited {seconds:g} s for {what}; last seen: {seen!r}")
         await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
         pause = min(pause * 1.5, longest)
+
+
+async def happens(event: asyncio.Event, seconds: float) -> None:
+    """Return when the event is set, or after so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+@contextmanager
+def heeding() -> Iterator[None]:
+    """Around what uses `asyncio.wait_for`: a cancellation that it loses comes nevertheless, at the end."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError

@@ -20,7 +20,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from support.waiting import until
 
-from cacheyard.domain.flavors import local_cpu
+from cacheyard.domain import flavors
+from cacheyard.domain.instances import PROXIED_MODES
+from cacheyard.domain.proxies import FEWEST
 
 PASSWORD = "Cache-yard-1"
 START_SECONDS = 20.0  # from exec to ready; 1.5 s on an idle machine
@@ -33,8 +35,9 @@ REDIS = shutil.which("redis-server") or "/usr/bin/redis-server"
 class Service:
     """`python -m cacheyard up` on `home`/data, its API and its rows. `close` leaves nothing behind."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **environment: str) -> None:
         self.data = home / "data"
+        self.environment = environment
         self.log_file = home / "service.log"
         self.port = free_port()
         self.first: dict[str, Any] = {}
@@ -53,7 +56,11 @@ class Service:
         assert self.running is None
         with self.log_file.open("ab") as log:
             self.running = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **self.environment},
             )
 
     def ready(self, seconds: float = START_SECONDS) -> Self:
@@ -133,10 +140,12 @@ class Service:
 
     def body(self, name: str, spec_code: str, **more: Any) -> dict[str, Any]:
         """What a request for an instance says."""
+        flavor = flavors.find(spec_code)
+        assert flavor is not None, spec_code
         return {
             "name": name,
             "engine": "Redis",
-            "engine_version": "7.0",
+            "engine_version": max(flavor.engine_versions),
             "capacity": size_of(spec_code) / 1024,
             "spec_code": spec_code,
             "az_codes": self.first["az_codes"][:1],
@@ -189,9 +198,11 @@ class Service:
         response = self.client.delete(f"/instances/{instance_id}")
         assert response.is_success, response.text
 
-    def resize(self, instance_id: str, spec_code: str) -> None:
-        """Ask for another size."""
+    def resize(self, instance_id: str, spec_code: str, change_type: str | None = None) -> None:
+        """Ask for another size, or another number of replicas or shards."""
         body = {"spec_code": spec_code, "new_capacity": size_of(spec_code) / 1024}
+        if change_type is not None:
+            body |= {"change_type": change_type}
         self.call("POST", f"/instances/{instance_id}/resize", body)
 
     # --- Rows and files --------------------------------------------------------------------------
@@ -221,10 +232,15 @@ class Service:
         assert len(servers) <= 1, f"{len(servers)} servers in {self.directory(node)}"
         return servers[0] if servers else None
 
+    def proxies(self, instance_id: str) -> list[sqlite3.Row]:
+        """Rows of an instance's proxies, by number."""
+        return self.rows("SELECT * FROM proxies WHERE instance_id = ? ORDER BY number", instance_id)
+
     def story(self, instance_id: str) -> str:
         """All that the rows tell of an instance, for messages of failed tests."""
         told = []
-        for table, column in (("instances", "id"), ("nodes", "instance_id"), ("tasks", "instance_id")):
+        for table in ("instances", "nodes", "proxies", "tasks"):
+            column = "id" if table == "instances" else "instance_id"
             for row in self.rows(f"SELECT * FROM {table} WHERE {column} = ?", instance_id):  # noqa: S608
                 shown = {key: row[key] for key in row.keys() if key not in ("settings", "internal_secret")}  # noqa: SIM118
                 told.append(f"{table}: {shown}")
@@ -241,7 +257,7 @@ class Service:
 
     def _left_rows(self) -> Iterator[str]:
         instances = {row["id"]: row for row in self.rows("SELECT * FROM instances")}
-        for table in ("addresses", "shards", "tags", "nodes"):
+        for table in ("addresses", "shards", "tags", "nodes", "proxies"):
             for row in self.rows(f"SELECT * FROM {table}"):  # noqa: S608
                 if row["instance_id"] not in instances:
                     yield f"row of {table} without an instance: {tuple(row)}"
@@ -254,37 +270,59 @@ class Service:
                 self.rows(f"SELECT count(*) FROM {table} WHERE instance_id = ?", instance_id)[0][0]  # noqa: S608
                 for table in ("nodes", "addresses", "shards")
             ]
-            if counts != ([1, 1, 1] if row["cache_mode"] == "single" else [2, 3, 1]):
+            flavor = flavors.find(row["spec_code"])
+            assert flavor is not None
+            beside = 1 if row["cache_mode"] in ("ha", *PROXIED_MODES) else 0
+            if counts != [flavor.nodes, flavor.nodes + beside, flavor.shards]:
                 yield f"{row['name']} has {counts} nodes, addresses and shards"
+            if (len(self.proxies(instance_id)) >= FEWEST) != (row["cache_mode"] in PROXIED_MODES):
+                yield f"{row['name']} has {len(self.proxies(instance_id))} proxies"
 
     def _left_files(self) -> Iterator[str]:
-        wanted = {row["id"] for row in self.rows("SELECT id FROM nodes WHERE run != 'gone'")}
-        found = {entry.name for entry in (self.data / "nodes").iterdir() if entry.name != ".agent"}
-        yield from (f"directory without a node: {name}" for name in found - wanted)
-        yield from (f"node without a directory: {name}" for name in wanted - found)
+        wanted = {self.directory(row) for row in self.rows("SELECT id FROM nodes WHERE run != 'gone'")}
+        wanted |= {*self._proxies_up()}
+        root, fronts = self.data / "nodes", self.data / "proxies"
+        found = {entry for entry in root.iterdir() if entry.name != ".agent"}
+        found |= {*fronts.iterdir()} if fronts.exists() else set()
+        yield from (f"directory of nobody: {place}" for place in found - wanted)
+        yield from (f"no directory: {place}" for place in wanted - found)
         for entry in (self.data / "run").iterdir():
             if entry.name not in ("up.json", "control.lock"):
                 yield f"file in run: {entry.name}"
 
     def _left_processes(self) -> Iterator[str]:
-        nodes = {self.directory(row): row for row in self.rows("SELECT * FROM nodes")}
+        wanted = {self.directory(row): row for row in self.rows("SELECT * FROM nodes WHERE run = 'up'")}
+        wanted |= self._proxies_up()
         here = processes(self.data)
         service = self.running.pid if self.running is not None else 0
         seen: dict[Path, int] = {}
+        followed = self.rows("SELECT 1 FROM instances WHERE cache_mode IN ('ha', 'ha_rw_split') LIMIT 1")
+        sentinels = [self.data / "sentinels" / str(number) for number in range(3)] if followed else []
+        yield from (f"no Sentinel in {place}" for place in sentinels if place not in here.values())
         for pid, place in here.items():
             parent = _parent(pid)
-            if pid == service or (parent == service and place not in nodes) or here.get(parent) == place:
+            if place in sentinels:
+                if place in seen:
+                    yield f"Sentinels {pid} and {seen[place]} both run in {place}"
+                seen[place] = pid
+                continue
+            if pid == service or (parent == service and place not in wanted) or here.get(parent) == place:
                 continue  # itself, what it asks for its version, and a server's child that writes a snapshot
-            if place not in nodes or nodes[place]["run"] != "up":
-                yield f"process {pid} in {place} belongs to no node"
+            if place not in wanted:
+                yield f"process {pid} in {place} belongs to nobody"
             elif place in seen:
                 yield f"processes {pid} and {seen[place]} both run in {place}"
-            elif nodes[place]["seen_pid"] != pid:
-                yield f"process {pid} in {place} is not the one that was seen, {nodes[place]['seen_pid']}"
+            elif wanted[place]["seen_pid"] != pid:
+                yield f"process {pid} in {place} is not the one that was seen, {wanted[place]['seen_pid']}"
             seen[place] = pid
-        for place, row in nodes.items():
-            if row["run"] == "up" and place not in seen:
-                yield f"node {row['ip']} ({row['seen_state']}) has no process"
+        for place, row in wanted.items():
+            if place not in seen:
+                yield f"nothing runs in {place}: {row['seen_state']}"
+
+    def _proxies_up(self) -> dict[Path, sqlite3.Row]:
+        """Those that are to run, as a node of their instance is; by directory."""
+        query = "SELECT * FROM proxies WHERE instance_id IN (SELECT instance_id FROM nodes WHERE run = 'up')"
+        return {self.data / "proxies" / str(row["id"]): row for row in self.rows(query)}
 
     def _new_client(self) -> httpx.Client:
         first = self.first
@@ -307,9 +345,9 @@ class Service:
 
 
 @contextmanager
-def service_in(home: Path) -> Iterator[Service]:
+def service_in(home: Path, **environment: str) -> Iterator[Service]:
     """A service that serves, and its end."""
-    service = Service(home)
+    service = Service(home, **environment)
     try:
         yield service.start()
     finally:
@@ -349,23 +387,35 @@ def nothing_left(find: Callable[[], list[str]], *, seconds: float, what: str) ->
 
 def delete_all(service: Service) -> None:
     """Delete all instances; then nothing is there."""
+
+    def serves(pid: int) -> bool:
+        return service.running is not None and pid == service.running.pid
+
     nothing_left(service.unfinished, seconds=REST_SECONDS, what="all tasks to end")
     ids = [row["id"] for row in service.rows("SELECT id FROM instances")]
     if ids:
         told = service.call("DELETE", "/instances", {"instances": ids})
         assert {one["result"] for one in told["results"]} == {"success"}
     nothing_left(service.unfinished, seconds=REST_SECONDS, what="all to be deleted")
-    for table in ("instances", "nodes", "shards", "addresses", "tags", "node_figures"):
+    tables = ("instances", "nodes", "proxies", "shards", "addresses", "tags", "node_figures", "proxy_figures")
+    for table in tables:
         assert service.rows(f"SELECT * FROM {table}") == [], table  # noqa: S608
-    assert service.leftovers() == []
-    assert service.running is not None
-    assert set(processes(service.data)) == {service.running.pid}
+    nothing_left(
+        lambda: [
+            *service.leftovers(),
+            *(f"{pid} in {place}" for pid, place in processes(service.data).items() if not serves(pid)),
+        ],
+        seconds=5,
+        what="all but the service to be gone",
+    )
 
 
-def spec(mode: str, size: int) -> str:
-    """A spec code for this machine: `single` or `ha`, and MB."""
-    cpu = "xu1" if local_cpu() == "x86_64" else "au1"
-    return f"redis.{mode}.{cpu}.tiny.{'r2.' if mode == 'ha' else ''}{size}"
+def spec(mode: str, size: int, nodes: int = 2) -> str:
+    """A spec code for this machine: the type, MB, and how many nodes a shard."""
+    cpu = "xu1" if flavors.local_cpu() == "x86_64" else "au1"
+    replicas = {"single": "", "proxy": "", "ha_rw_split": f"p{nodes}."}.get(mode, f"r{nodes}.")
+    kind, number = ("tiny", size) if size < 1024 else ("large", size // 1024)
+    return f"redis.{'ha' if mode == 'ha_rw_split' else mode}.{cpu}.{kind}.{replicas}{number}"
 
 
 def size_of(spec_code: str) -> int:
@@ -374,10 +424,10 @@ def size_of(spec_code: str) -> int:
     return size if ".tiny." in spec_code else size * 1024
 
 
-def connect(ip: str, port: int = 6379, password: str | None = PASSWORD) -> redis.Redis:
+def connect(ip: str, port: int = 6379, password: str | None = PASSWORD, seconds: float = 5) -> redis.Redis:
     """A tenant's connection."""
     return redis.Redis(
-        host=ip, port=port, password=password, socket_timeout=5, decode_responses=True, retry=NO_RETRY
+        host=ip, port=port, password=password, socket_timeout=seconds, decode_responses=True, retry=NO_RETRY
     )
 
 

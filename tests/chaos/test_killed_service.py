@@ -39,6 +39,7 @@ from support.waiting import until
 
 KILLS = 200 if os.environ.get("CACHEYARD_SOAK") else 20
 SEED = int(os.environ.get("CACHEYARD_SEED") or random.randrange(1 << 32))
+# Moments of kills are random: nothing is waited for, as any step may be the one that a kill meets.
 SPREAD = 0.4  # seconds after a request within which the service is killed
 RECOVERY = 1.6  # seconds after its start within which it is killed again
 AGAIN = 0.25  # how often it is

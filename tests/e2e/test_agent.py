@@ -223,7 +223,7 @@ def test_a_server_whose_agent_died_before_writing_it_down_ends_by_itself(yard: Y
     record = process.Record(boot="", pid=0, started=0, incarnation=1, generation=1)
     conf = str(directory / "redis.conf")
     started, pidfd = process.spawn(
-        directory, lock, [yard.binary, conf, "-"], "", record
+        directory, (lock,), [yard.binary, conf, "-"], "", record
     )  # the gate's end, unsaid
     os.close(lock)
 

@@ -1,12 +1,27 @@
 """What clients need around caches: versions, tokens, catalog, networks; and the bodies Terraform sends."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 from support.caches import HA, SINGLE, Cache, remove
 from support.service import Service
+
+# --- connections ------------------------------------------------------------------------------------
+
+
+def test_a_connection_is_kept_longer_than_clients_keep_it(service: Service) -> None:
+    """One that is closed just as the next request comes costs that request. Python's clients keep it 5 s."""
+    with closing(HTTPConnection(service.facts.endpoint.removeprefix("http://"))) as client:
+        client.request("GET", "/")
+        assert client.getresponse().read()
+        assert client.sock is not None
+        client.sock.settimeout(6)
+        with pytest.raises(TimeoutError):
+            client.sock.recv(1)
+
 
 # --- identity ---------------------------------------------------------------------------------------
 

@@ -142,7 +142,9 @@ def test_users_projects_roles_keys_and_tokens(on: Run, service: Service) -> None
     assert on("user", "add", "ann").returncode == 1
     assert on("role", "grant", "ann", "lab", "no such role").returncode == 1
     assert on("role", "grant", "ann", "lab", "DCS FullAccess").returncode == 0
-    assert told(on("role", "list", "ann", "--json")) == [{"project": "lab", "role": "DCS FullAccess"}]
+    assert told(on("role", "list", "ann", "--json")) == [
+        {"project": "lab", "role": "DCS FullAccess", "group": ""}
+    ]
 
     token = on("token", "--user=ann", f"--password={user['password']}", "--project=lab").stdout.strip()
     auth = {"X-Auth-Token": token}

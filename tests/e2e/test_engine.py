@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -11,10 +14,11 @@ from support import servers
 from support.waiting import until
 from support.yard import SECRET, Yard
 
-from cacheyard.domain.commands import denied_rules
+from cacheyard.domain.commands import NAMES, denied_rules, reading_rules
 from cacheyard.domain.nodes import AclUser, Address, Node
 from cacheyard.engine import find
-from cacheyard.engine.redis import Link, RedisError, check_write, flush
+from cacheyard.engine.redis import Link, RedisError, ResponseError, check_write, flush
+from cacheyard.engine.replication import is_fed
 
 MODES = ("single", "ha", "cluster", "proxy", "ha_rw_split")
 VERSIONS = ("4.0", "5.0", "6.0", "7.0")
@@ -95,8 +99,37 @@ def test_each_set_of_rules_is_taken(yard: Yard) -> None:
     for mode in MODES:
         for sold in VERSIONS:
             for server in {version(yard), min(version(yard), (6, 2, 0))}:
-                rules = ("reset", "~*", "&*", "+@all", *denied_rules(mode, sold, server))
-                assert internal.execute_command("ACL", "SETUSER", "x", *rules)  # type: ignore[no-untyped-call]
+                writing = ("+@all", *denied_rules(mode, sold, server))
+                for rules in (writing, reading_rules(mode, sold, server)):
+                    words = ("ACL", "SETUSER", "x", "reset", "~*", "&*", *rules)
+                    assert internal.execute_command(*words)  # type: ignore[no-untyped-call]
+
+
+def test_every_command_of_the_server_is_known_by_its_name(yard: Yard) -> None:
+    node = started(yard, yard.node())
+    said = yard.redis(node, username="cacheyard", password=SECRET).command()
+    assert {name for name in said if len(name) >= 4} <= NAMES
+
+
+def test_who_may_read_alone_is_refused_whatever_the_server_calls_a_write(yard: Yard) -> None:
+    reader = AclUser(
+        name="reader",
+        password_sha256=None,
+        rules=("~*", "&*", *reading_rules("single", "7.0", version(yard))),
+    )
+    node = started(yard, yard.node(users=(tenant(denied_rules("single", "7.0", version(yard))), reader)))
+    client = yard.redis(node, username="reader", password="any")
+    flags = {name: {str(flag) for flag in about["flags"]} for name, about in client.command().items()}
+    arity = {name: abs(about["arity"]) for name, about in client.command().items()}
+
+    def may(flag: str) -> set[str]:
+        asked = {name for name in flags if flag in flags[name] and ":" not in name and name != "post"}
+        lines = {name: " ".join((name, *["x"] * (arity[name] - 1))) for name in asked}
+        return {name for name, line in lines.items() if not refused(client, line)}
+
+    assert len([name for name in flags if "write" in flags[name]]) > 80
+    assert may("write") == set()
+    assert {"get", "scan", "hgetall", "xread", "keys", "dump"} <= may("readonly")
 
 
 @pytest.mark.parametrize("sold", ["6.0", "7.0"])
@@ -140,6 +173,44 @@ def test_we_flush_by_the_new_name(yard: Yard) -> None:
 
     asyncio.run(wipe())
     until(lambda: yard.redis(node).dbsize() == 0, seconds=20, what="the keys to be gone")
+
+
+def test_a_replica_that_is_in_sync_has_just_told_its_master_so(yard: Yard) -> None:
+    """By itself it does so once a second, and its master may wait for that with what is new."""
+    master = started(yard, yard.node())
+    replica = started(yard, yard.node(replica_of=master))
+    link_to = {node.ip: partial(Link, Address(node.ip, node.port), SECRET) for node in (master, replica)}
+
+    async def asked(times: int) -> float:
+        async with link_to[replica.ip]() as one, link_to[master.ip]() as other:
+            while not await is_fed(one, other):
+                await asyncio.sleep(0.01)
+            began = time.monotonic()
+            for _ in range(times):
+                assert await is_fed(one, other)
+            return time.monotonic() - began
+
+    def told() -> int:
+        info: Any = yard.redis(master).info("commandstats")
+        return int(info["cmdstat_replconf"]["calls"])
+
+    asyncio.run(asked(1))
+    before = told()
+    took = asyncio.run(asked(50))
+    until(lambda: told() >= before + 50, seconds=5, what="the master to hear of it each time")
+    assert took < 25, "it could have told so often by itself"
+
+
+def test_what_answers_where_no_answer_was_expected_answers_no_other_question(yard: Yard) -> None:
+    node = started(yard, yard.node())
+
+    async def ask() -> str:
+        async with Link(Address(node.ip, node.port), SECRET) as link:
+            with pytest.raises(ResponseError):
+                await link.tell("REPLCONF", "no-such-thing", "1")
+            return str(await link.call("ECHO", "hello"))
+
+    assert asyncio.run(ask()) == "hello"
 
 
 def test_a_broken_binary_is_left_out(tmp_path: Path) -> None:

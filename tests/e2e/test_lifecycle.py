@@ -153,6 +153,12 @@ def test_renamed_commands_answer_to_their_new_names_alone(service: Service) -> N
         assert link.execute_command("flushall_secret")
 
 
+def test_a_renamed_command_that_no_server_has_changes_nothing(service: Service) -> None:
+    commands = {"dbstats": "stats_of", "keys": "Keys_Of"}
+    with made(service, rename_commands=commands) as cache, cache.client() as link:
+        assert link.execute_command("keys_of", "*") == []
+
+
 @pytest.mark.parametrize("version", ["4.0", "5.0", "6.0", "7.0"])
 def test_every_engine_version_is_served_and_the_true_one_is_told(service: Service, version: str) -> None:
     with made(service, engine_version=version) as cache, cache.client() as link:

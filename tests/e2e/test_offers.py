@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from huaweicloudsdkdcs import v2 as dcs
 from support.caches import HA, SINGLE, body_for, made, refused, sdk_body
+from support.proxied import FORMS, needs_program
 from support.service import Service
 
 
@@ -41,17 +42,20 @@ def test_flavors_are_chosen_by_every_filter(service: Service, sdk: Any) -> None:
         assert [each.spec_code for each in flavors(sdk, instance_id=cache.id)] == [HA]
 
 
-@pytest.mark.parametrize("mode", ["single", "ha"])
-def test_the_smallest_flavor_of_each_built_type_can_be_created_as_offered(
-    service: Service, mode: str
-) -> None:
-    sdk = service.sdk()
+@pytest.mark.parametrize(
+    "mode", ["single", "ha", "cluster", *(pytest.param(mode, marks=needs_program) for mode in FORMS)]
+)
+def test_the_smallest_flavor_of_each_type_can_be_created_as_offered(yard: Service, mode: str) -> None:
+    sdk = yard.sdk()
     offered = [each for each in flavors(sdk, cache_mode=mode) if can_be_had(each)]
+    assert offered
     for nodes in {each.replica_count for each in offered}:
         smallest = next(each for each in offered if each.replica_count == nodes)
         size = float(smallest.capacity[0])
         zones = smallest.flavors_available_zones[0].az_codes
-        with made(service, spec_code=smallest.spec_code, capacity=size, az_codes=zones[:2]) as cache:
+        version = smallest.engine_version.split(";")[-1]
+        form = {"spec_code": smallest.spec_code, "capacity": size, "engine_version": version}
+        with made(yard, **form, az_codes=zones[:2]) as cache:
             shown = cache.show()
             assert shown["max_memory"] == size * 1024
             assert shown["replica_count"] == nodes
@@ -60,7 +64,19 @@ def test_the_smallest_flavor_of_each_built_type_can_be_created_as_offered(
 def test_a_flavor_that_cannot_be_had_here_has_no_zone(sdk: Any) -> None:
     found = flavors(sdk)
     assert not [each.spec_code for each in found if can_be_had(each) and each.cpu_type == "aarch64"]
-    assert not [each for each in found if can_be_had(each) and each.cache_mode not in ("single", "ha")]
+
+
+def test_without_the_proxys_program_types_behind_proxies_are_neither_offered_nor_made(
+    fresh_service: Callable[..., Service],
+) -> None:
+    service = fresh_service(CACHEYARD_PROXY="", CACHEYARD_OVERCOMMIT="100")
+    sdk = service.sdk()
+    offered = {each.cache_mode for each in flavors(sdk) if can_be_had(each)}
+    assert offered == {"single", "ha", "cluster"}
+    for form in FORMS.values():
+        with refused(400, "DCS.4054", "cacheyard doctor"):
+            sdk.create_instance(dcs.CreateInstanceRequest(body=sdk_body(service, **form)))
+    assert service.http("GET", "/v2/{p}/instances").json()["instance_num"] == 0
 
 
 def test_there_are_24_windows_of_which_one_is_the_default(sdk: Any) -> None:

@@ -6,6 +6,7 @@ import pytest
 import redis
 from support.caches import HA, made, pid_of
 from support.service import Service
+from support.waiting import until
 
 
 def test_caches_answer_while_the_service_is_killed_stopped_and_started(
@@ -42,8 +43,8 @@ def test_down_with_instances_stops_them_and_up_brings_them_back_with_their_data(
         service.start()
         for cache in caches:
             cache.until_running()
-        with caches[0].client() as link:
-            assert link.get("key") == "value"
+        with caches[0].client() as link:  # they are RUNNING when their servers are being started, too
+            until(lambda: link.get("key") == "value", seconds=10, what="the value to be there")
 
 
 def test_what_was_said_at_the_first_start_is_said_at_every_start(

@@ -195,7 +195,7 @@ def test_what_is_wrong_is_refused_in_the_shape_of_version_1(service: Service) ->
 
 def test_what_is_not_built_says_so(service: Service, steady: Cache) -> None:
     path = f"/v1.0/{{p}}/instances/{steady.id}"
-    for below in ("configs", "backups", "restores"):
+    for below in ("backups", "restores"):
         assert error(service.http("GET", f"{path}/{below}")) == (501, "111501501")
 
 

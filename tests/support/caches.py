@@ -2,8 +2,10 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from types import TracebackType
 from typing import Any
 
 import httpx
@@ -111,13 +113,13 @@ class Cache:
         replicas = [
             info[name]["ip"] for name in sorted(info) if name.startswith("slave") and name[5:].isdigit()
         ]
-        return [shown["ip"], *replicas]
+        return [first_ip(shown), *replicas]
 
     def client(self, password: str | None = PASSWORD, **more: Any) -> "redis.Redis":
-        """A Redis client of the instance's address."""
+        """A Redis client of the instance's address, or of a Redis Cluster's first."""
         shown = {"ip": "", "port": 0} if {"host", "port"} <= set(more) else self.show()
         return redis.Redis(
-            host=more.pop("host", shown["ip"]),
+            host=more.pop("host", first_ip(shown)),
             port=more.pop("port", shown["port"]),
             password=password,
             decode_responses=True,
@@ -126,6 +128,11 @@ class Cache:
             retry=Retry(NoBackoff(), 0),
             **more,
         )
+
+
+def first_ip(shown: dict[str, Any]) -> str:
+    """The address of an instance as shown; of a Redis Cluster, which has several, the first."""
+    return str(shown["ip"]).partition(",")[0]
 
 
 def pid_of(cache: Cache, password: str | None = PASSWORD) -> int:
@@ -147,6 +154,16 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 @contextmanager
+def one_of_each(service: Service, forms: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, "Cache"]]:
+    """A running instance of each form, by its name."""
+    with ExitStack() as there:
+        yield {
+            form: there.enter_context(made(service, **{"name": f"of-{form}", **how}))
+            for form, how in forms.items()
+        }
+
+
+@contextmanager
 def made(service: Service, *, count: int = 1, **changes: Any) -> Iterator[Any]:
     """A running instance (a list of them when `count` is over 1) that is gone afterwards."""
     if count > 1:
@@ -155,12 +172,26 @@ def made(service: Service, *, count: int = 1, **changes: Any) -> Iterator[Any]:
     assert answer.status_code == 200, answer.text
     caches = [Cache(service, found["instance_id"]) for found in answer.json()["instances"]]
     assert len(caches) == count
-    try:
+    with ExitStack() as afterwards:
+        afterwards.push(partial(_clean_up, caches))
         for cache in caches:
             cache.until_running()
         yield caches if count > 1 else caches[0]
-    finally:
+
+
+def _clean_up(
+    caches: list[Cache],
+    _kind: type[BaseException] | None,
+    failure: BaseException | None,
+    _traceback: TracebackType | None,
+) -> None:
+    """Remove them. Where the test has failed and left no service that could, its failure is what counts."""
+    try:
         remove(*caches)
+    except (httpx.TransportError, AssertionError) as error:
+        if failure is None:
+            raise
+        failure.add_note(f"and its instances were not removed: {error!r}")
 
 
 def remove(*caches: Cache) -> None:

@@ -7,16 +7,19 @@ import os
 import select
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 from huaweicloudsdkcore.auth import credentials
+from huaweicloudsdkcore.http.http_config import HttpConfig
 from huaweicloudsdkcore.http.http_handler import HttpHandler
 from huaweicloudsdkcore.signer.signer import Signer
 from huaweicloudsdkdcs.v2 import DcsClient
@@ -45,6 +48,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     subnet_id: str
     security_group_id: str
     az_codes: list[str]
+    ca_file: str = ""
 
 
 class BasicCredentials(credentials.BasicCredentials):  # type: ignore[misc]
@@ -68,7 +72,7 @@ class Service:
         self._token = ""
         self._port = 0
         self.facts = Facts(**self.start())
-        self._http = httpx.Client(base_url=self.facts.endpoint, timeout=30.0)
+        self._http = httpx.Client(base_url=self.facts.endpoint, timeout=30.0, verify=self.trust())
 
     def __enter__(self) -> "Service":
         return self
@@ -150,9 +154,12 @@ class Service:
                     process.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 )
                 places = [str(process.joinpath("cwd").readlink()), command]
-                places += [str(descriptor.readlink()) for descriptor in process.joinpath("fd").iterdir()]
+                descriptors = list(process.joinpath("fd").iterdir())
             except OSError:  # it has just ended, or is another user's
                 continue
+            for descriptor in descriptors:
+                with suppress(OSError):  # it has just been closed: the process is still there
+                    places.append(str(descriptor.readlink()))
             if any(str(self.data.parent) in place for place in places):
                 found[int(process.name)] = command
         return found
@@ -243,6 +250,15 @@ class Service:
         check_answer(method, answer.request.url.raw_path.decode(), answer.status_code, answer.content)
         return answer
 
+    @property
+    def ca_file(self) -> str | None:
+        """The certificate of the authority to trust; None: those of this machine, or there is no TLS."""
+        return self.facts.ca_file or self._environment.get("CACHEYARD_CA")
+
+    def trust(self) -> ssl.SSLContext:
+        """Whom clients trust: the authority that the service names, and else those of this machine."""
+        return ssl.create_default_context(cafile=self.ca_file)
+
     def sdk(self, access: str = "", secret: str = "", project_id: str = "") -> Any:
         """The official client, by access key."""
         who = credentials.BasicCredentials(
@@ -261,7 +277,9 @@ class Service:
     def _client(self, who: Any) -> Any:
         handler = HttpHandler().add_response_handler(_check)
         builder = DcsClient.new_builder().with_credentials(who).with_endpoint(self.facts.endpoint)
-        return builder.with_http_handler(handler).build()
+        config = HttpConfig.get_default_config()
+        config.ssl_ca_cert = self.ca_file
+        return builder.with_http_handler(handler).with_http_config(config).build()
 
 
 def _check(*, response: Any, **_: Any) -> None:

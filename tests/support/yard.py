@@ -16,10 +16,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import delete
+from support import rows
 from support.waiting import until
 
 from cacheyard.agent import process
-from cacheyard.domain.nodes import AclUser, Address, Node, NodeSettings, Role, Run
+from cacheyard.domain.nodes import AclUser, Address, Node, Role
 from cacheyard.settings import Settings
 from cacheyard.store import nodes, tables
 from cacheyard.store.db import Store
@@ -81,30 +82,17 @@ class Yard:
             "maxclients": 1000,
             "databases": 16,
             "persistent": False,
-            "parameters": {},
-            "rename_commands": {},
             "replica_of": Address(ip=replica_of.ip, port=replica_of.port) if replica_of else None,
             "users": (OPEN,),
             "internal_secret": self.sealer.seal(SECRET),
         }
-        name = f"n{self._next}-{random.randbytes(3).hex()}"
-        return Node(
-            id=name,
-            instance_id="i",
-            shard_id="s",
-            host_id="local",
-            number=0,
-            kind="redis",
+        return rows.node(
+            id=f"n{self._next}-{random.randbytes(3).hex()}",
             role=Role.REPLICA if replica_of else Role.MASTER,
-            az_code="az1",
             ip=ip,
             port=port,
             binary=self.binary,
-            run=Run.UP,
-            incarnation=1,
-            keep_data=True,
-            generation=1,
-            settings=NodeSettings(**(chosen | changes)),
+            settings=rows.settings(**(chosen | changes)),
         )
 
     def add(self, *new: Node) -> None:

@@ -61,6 +61,28 @@ def test_a_data_directory_that_cannot_be_made_is_named(
 
 
 def test_everything_that_can_be_missing_has_a_way_to_get_it() -> None:
-    lacking = find._of_servers([]) + find._of_servers([OLD])
+    lacking = [*find._of_servers([]), *find._of_servers([OLD]), find._of_proxy({"CACHEYARD_PROXY": ""})]
     names = {row.name for row in lacking if not row.found} | {"memcached", "nft", "tc"}
     assert names <= doctor.GET.keys()
+
+
+def test_the_native_proxy_is_found_asked_and_missed(tmp_path: Path) -> None:
+    def program(says: str) -> dict[str, str]:
+        made = tmp_path / "cacheyard-proxy"
+        made.write_text(f"#!/bin/sh\necho {says}\n")
+        made.chmod(0o700)
+        return {"CACHEYARD_PROXY": str(made), "PATH": ""}
+
+    there = find._of_proxy(program("cacheyard-proxy 1.2.3"))
+    assert (there.found, there.detail) == (True, f"1.2.3 at {tmp_path}/cacheyard-proxy")
+    other = find._of_proxy(program("something else"))
+    assert not other.found
+    assert "does not run here" in other.detail
+    missing = find._of_proxy({"CACHEYARD_PROXY": "", "PATH": ""})
+    assert (missing.found, missing.detail) == (
+        False,
+        "not built, and there is no cargo to build it with",
+    )
+    assert "ha_rw_split" in missing.without
+    (tmp_path / "cargo").touch(mode=0o700)
+    assert find._of_proxy({"CACHEYARD_PROXY": "", "PATH": str(tmp_path)}).detail == "not built"

@@ -2,41 +2,13 @@
 
 import msgspec
 import pytest
+from support.rows import node
 
 from cacheyard.agent.decide import BACKOFF_FIRST, BACKOFF_LAST, Act, Seen, backoff, decide, state
-from cacheyard.domain.nodes import Node, NodeSettings, NodeState, Role, Run
+from cacheyard.domain.nodes import NodeState, Run
 
 NOW = 1000.0
-NODE = Node(
-    id="n",
-    instance_id="i",
-    shard_id="s",
-    host_id="local",
-    number=0,
-    kind="redis",
-    role=Role.MASTER,
-    az_code="az1",
-    ip="127.128.0.2",
-    port=6379,
-    binary="/usr/bin/redis-server",
-    run=Run.UP,
-    incarnation=2,
-    keep_data=True,
-    generation=5,
-    settings=NodeSettings(
-        bind=("127.128.0.2",),
-        port=6379,
-        maxmemory=1,
-        maxclients=1,
-        databases=1,
-        persistent=False,
-        parameters={},
-        rename_commands={},
-        replica_of=None,
-        users=(),
-        internal_secret="",
-    ),
-)
+NODE = node(ip="127.128.0.2", incarnation=2, generation=5)
 UP = Seen(alive=True, answering=True, was_up=True, incarnation=2, generation=5)
 DEAD = Seen(alive=False, was_up=True)
 CLEAN = Seen(alive=False, directory=False)

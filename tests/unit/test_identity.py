@@ -344,7 +344,7 @@ def test_administration(region: Region) -> None:
     password = user(region, "eve", "yard-1", role="DCS ReadOnlyAccess")
     assert login(region, "eve", password)
     assert [one.name for one in accounts.list_users(region.store)] == ["admin", "eve"]
-    assert accounts.list_roles(region.store, "eve") == [("yard-1", "DCS ReadOnlyAccess")]
+    assert accounts.list_roles(region.store, "eve") == [("yard-1", "DCS ReadOnlyAccess", "")]
     assert [project.name for project in accounts.list_projects(region.store)] == ["yard-1"]
     key = accounts.create_access_key(region.store, region.sealer, "eve")
     assert [one.access for one in accounts.list_access_keys(region.store, "eve")] == [key.access]

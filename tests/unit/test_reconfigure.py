@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 from support.region import Region, open_region
 
-from cacheyard.contract.types import CreateInstanceBody, ModifyInstanceBody
-from cacheyard.domain.engines import Engine
+from cacheyard.contract.types import ModifyInstanceBody
 from cacheyard.domain.nodes import Node
-from cacheyard.domain.placement import Host
 from cacheyard.domain.statuses import Status
 from cacheyard.services.call import Begun
 from cacheyard.services.change import update_instance
-from cacheyard.services.lifecycle import create_instance
-from cacheyard.store import hosts, instances, nodes, tasks
+from cacheyard.store import instances, nodes, tasks
 from cacheyard.tasks import reconfigure
 from cacheyard.tasks.engine import Work
 from cacheyard.tasks.settling import Settling
@@ -35,36 +32,11 @@ def region(tmp_path: Path) -> Iterator[Region]:
         yield opened
 
 
-def an_instance(region: Region) -> str:
-    """The id of a running master/standby instance that has no servers."""
-    engine = Engine(name="redis", version=(7, 0, 15), binary="/usr/bin/redis-server", tls=True)
-    first = region.first
-    host = Host(id="local", az_codes=first.az_codes, memory_mb=4096, engines=(engine,), seen_at=0)
-    with region.store.write() as tx:
-        hosts.register(tx, host)
-    body = CreateInstanceBody(
-        name="cache-1",
-        engine="Redis",
-        engine_version="7.0",
-        capacity=0.125,
-        spec_code="redis.ha.xu1.tiny.r2.128",
-        az_codes=[first.az_codes[0]],
-        vpc_id=first.vpc_id,
-        subnet_id=first.subnet_id,
-        no_password_access=True,
-    )
-    made = create_instance(region.call(body)).instances
-    assert made
-    instance_id = str(made[0].instance_id)
-    with region.store.write() as tx:
-        instances.change(tx, instance_id, status=Status.RUNNING, task_id=None)
-    return instance_id
-
-
 def test_a_port_that_was_taken_is_given_back_with_a_restart_however_often_its_step_runs(
     region: Region,
 ) -> None:
-    instance_id = an_instance(region)
+    region.host()
+    instance_id = region.running("redis.ha.xu1.tiny.r2.128", az_codes=region.first.az_codes[:1])
     begun = update_instance(region.call(ModifyInstanceBody(port=7000), instance_id=instance_id))
     assert isinstance(begun, Begun)
     tools = Tools(region.store, region.sealer)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import rows
 
 from cacheyard.domain.nodes import AclUser, Address, NodeSettings
 from cacheyard.engine.redis_conf import (
@@ -31,13 +32,10 @@ def settings(**changes: Any) -> NodeSettings:
         "maxclients": 1000,
         "databases": 256,
         "persistent": False,
-        "parameters": {},
-        "rename_commands": {},
-        "replica_of": None,
         "users": (AclUser(name="default", password_sha256="ab" * 32, rules=("~*", "&*", "+@all", "-debug")),),
         "internal_secret": "sealed",
     }
-    return NodeSettings(**(chosen | changes))
+    return rows.settings(**(chosen | changes))
 
 
 def lines(text: str) -> list[str]:

@@ -5,17 +5,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.region import open_region
 
+from cacheyard.domain.statuses import Status
 from cacheyard.domain.tasks import RUNBOOKS, StepStatus, Task, TaskStatus
 from cacheyard.ids import new_id
-from cacheyard.store import tasks
+from cacheyard.store import instances, tasks
 from cacheyard.store.db import Store
 from cacheyard.store.migrate import migrate
 from cacheyard.store.secrets import Sealer
 from cacheyard.tasks.engine import Engine, Kind, Work
 from cacheyard.tasks.errors import StepFailed
 from cacheyard.tasks.kinds import KINDS
-from cacheyard.tasks.tools import Tools
+from cacheyard.tasks.tools import Tools, release
 
 Step = Callable[[Work], Awaitable[None]]
 
@@ -129,3 +131,29 @@ def test_a_crash_between_failing_and_undoing_is_made_good(tools: Tools) -> None:
     kind = Kind((noted(done, "a"), noted(done, "b")), noted(done, "undo"))
     task = run(tools, kind, task_id)
     assert (task.status, task.error, done) == (TaskStatus.FAILED, "no", ["undo"])
+
+
+@pytest.mark.parametrize(
+    ("error", "ended", "status"),
+    [(None, TaskStatus.SUCCESS, Status.RUNNING), ("no", TaskStatus.FAILED, Status.CREATEFAILED)],
+)
+def test_an_instance_is_given_back_and_its_task_ended_in_one(
+    tmp_path: Path, error: str | None, ended: TaskStatus, status: Status
+) -> None:
+    with open_region(tmp_path) as region:
+        region.host()
+        instance_id = region.create("redis.single.xu1.tiny.128")
+        with region.store.write() as tx:
+            instance = instances.get(tx, instance_id)
+            assert instance is not None
+            assert instance.task_id is not None
+            if error is not None:
+                tasks.end_step(tx, instance.task_id, 0, error)
+                tasks.note_error(tx, instance.task_id, error)
+            release(tx, instance_id, instance.task_id, status)
+            after, task = instances.get(tx, instance_id), tasks.get(tx, instance.task_id)
+            first = tasks.steps(tx, instance.task_id)[0].status
+        assert after is not None
+        assert task is not None
+        assert (after.status, after.task_id, task.status) == (status, None, ended)
+        assert first is (StepStatus.FINISH if error is None else StepStatus.FAILED)

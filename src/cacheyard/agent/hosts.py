@@ -1,5 +1,6 @@
 """Tells the store what this machine is. Called when the agent starts."""
 
+import os
 from pathlib import Path
 
 from cacheyard.clock import now_ms
@@ -13,11 +14,27 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 
 async def register(
-    store: Store, engines: list[Engine], az_codes: tuple[str, ...], host_id: str = LOCAL
+    store: Store,
+    engines: list[Engine],
+    proxy: str | None,
+    proxy_version: str | None,
+    az_codes: tuple[str, ...],
+    host_id: str = LOCAL,
+    filter_fault: str | None = None,
+    caps: bool = False,
 ) -> Host:
     """Write this machine's row, and return it."""
     host = Host(
-        id=host_id, az_codes=az_codes, memory_mb=memory_mb(), engines=tuple(engines), seen_at=now_ms()
+        id=host_id,
+        az_codes=az_codes,
+        memory_mb=memory_mb(),
+        cores=len(os.sched_getaffinity(0)),
+        engines=tuple(engines),
+        proxy=proxy,
+        proxy_version=proxy_version,
+        filter_fault=filter_fault,
+        caps=caps,
+        seen_at=now_ms(),
     )
 
     def write() -> None:

@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from cacheyard.agent.parameters import end_script
 from cacheyard.agent.watched import Watched
 from cacheyard.clock import now_ms
 from cacheyard.domain.nodes import Figures
 from cacheyard.engine import redis
-from cacheyard.engine.redis import NoAnswer, RedisError
+from cacheyard.engine.redis import NoAnswer, RedisError, ResponseError
 from cacheyard.store import hosts, nodes
 from cacheyard.store.db import Store
 
 log = structlog.get_logger()
 
 AT_ONCE = 8
+BUSY = "BUSY "  # with a script, and begins what a server then answers
 
 
 class Observer:
@@ -30,12 +32,14 @@ class Observer:
         host_id: str,
         watched: Mapping[str, Watched],
         silent: Callable[[Watched, str], None],
+        differs: Callable[[str], None],
         spread: float,
     ) -> None:
         self._store = store
         self._host_id = host_id
         self._watched = watched
         self._silent = silent
+        self._differs = differs
         self._spread = spread
 
     async def look(self) -> None:
@@ -60,9 +64,15 @@ class Observer:
         if watched.server.link is None:
             return None
         try:
-            return await redis.figures(watched.server.link, watched.node.id, now_ms())
+            figures = await redis.figures(watched.server.link, watched.node.id, now_ms())
+            if figures.role is not watched.node.role:
+                self._differs(watched.node.shard_id)
+            return figures
         except NoAnswer as error:
             self._silent(watched, str(error))
+        except ResponseError as error:
+            if str(error).startswith(BUSY):
+                await end_script(watched, str(error))
         except (RedisError, OSError):  # it has just gone, or is out of reach: the supervisor finds out
             pass
         return None

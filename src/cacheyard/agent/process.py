@@ -29,6 +29,8 @@ from pathlib import Path
 
 import msgspec
 
+from cacheyard.waiting import happens
+
 LOCK = "lock"
 PID = "pid"
 _STARTED, _SESSION = (
@@ -48,6 +50,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     ip: str = ""
     port: int = 0
+    tls: bool = False  # what is spoken there
+    version: str = ""  # of the program, where only who started it can tell; empty: not known
 
 
 class AlreadyRuns(Exception):  # noqa: N818 - read as "it already runs"
@@ -75,6 +79,12 @@ class Process:
         """Seconds since it was started, by this agent or one before."""
         return time.clock_gettime(time.CLOCK_BOOTTIME) - self.record.started / os.sysconf("SC_CLK_TCK")
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped it, so that it does nothing until it is continued."""
+        fields = _stat(self.pid) if self.alive else None
+        return fields is not None and fields[0] == "T"
+
     def signal(self, number: int) -> None:
         """Send a signal; to nobody if it is gone."""
         if self.alive:
@@ -83,9 +93,7 @@ class Process:
 
     async def wait(self, seconds: float) -> bool:
         """Whether it ended within `seconds`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._gone.wait()
+        await happens(self._gone, seconds)
         return not self.alive
 
     def forget(self) -> None:
@@ -111,14 +119,22 @@ class Process:
             self._on_exit(self)
 
 
-def spawn(directory: Path, lock: int, command: list[str], gate: str, record: Record) -> tuple[Record, int]:
-    """Start `command` in `directory`, whose `lock` (from `take`) it inherits; `gate` is its standard input.
+def spawn(
+    directory: Path,
+    inherited: tuple[int, ...],
+    command: list[str],
+    gate: str,
+    record: Record,
+    output_name: str = OUTPUT,
+) -> tuple[Record, int]:
+    """Start `command` in `directory`; it inherits file descriptors, the `lock` (from `take`) among them.
+    `gate` is its standard input; what it prints goes to a file of that name.
 
     Answers `record` with the pid filled in, and a pidfd for `Process`. May be called in a thread.
 
     Raises `OSError` when the command cannot be run.
     """
-    output = os.open(directory / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    output = os.open(directory / output_name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         child = subprocess.Popen(
             command,
@@ -127,7 +143,7 @@ def spawn(directory: Path, lock: int, command: list[str], gate: str, record: Rec
             stdout=output,
             stderr=output,
             start_new_session=True,
-            pass_fds=(lock,),
+            pass_fds=inherited,
         )
     finally:
         os.close(output)

@@ -9,10 +9,10 @@ wakes of the loop a second cost 4 % of a core, one wake with 100 questions 2 %.)
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 
-from cacheyard.domain.nodes import Address
+from cacheyard.domain.nodes import LOADING, Address
 from cacheyard.engine.redis import BusyLoadingError, Link, NoAnswer, RedisError, ResponseError
+from cacheyard.waiting import happens
 
 FIRST_PAUSE = 0.003  # a server of 7.0 answers 12 ms after exec, one of 6.2 after 5
 LONGEST_PAUSE = 0.25
@@ -38,9 +38,7 @@ class Pulse:
 
     async def first_answer(self, seconds: float) -> None:
         """Return when the server has answered, or ended, or after `seconds`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._answered.wait()
+        await happens(self._answered, seconds)
 
     def stop(self) -> None:
         """The process is gone, or nobody wants to know any more."""
@@ -48,10 +46,11 @@ class Pulse:
         self._answered.set()
 
     async def _beat(self) -> None:
-        pause, began, told = FIRST_PAUSE, time.monotonic(), False
+        pause, began, told = FIRST_PAUSE, time.monotonic(), ""
         while (why := await ask(self._link)) is not None:
-            if not told and time.monotonic() - began > SILENT_SECONDS:
-                told = True
+            is_news = not told or (why == LOADING) != (told == LOADING)
+            if is_news and time.monotonic() - began > SILENT_SECONDS:
+                told = why
                 self._felt(False, why)
             await asyncio.sleep(pause)
             pause = min(pause * 1.3, LONGEST_PAUSE)
@@ -80,8 +79,8 @@ async def ask(link: Link) -> str | None:
     """None when the server answers, else why it does not."""
     try:
         await link.ping()
-    except BusyLoadingError as error:
-        return str(error)
+    except BusyLoadingError:
+        return LOADING
     except ResponseError as error:
         # BUSY with a script, MISCONF, MASTERDOWN: it answers; only not letting us in is no answer
         return str(error) if "NOAUTH" in str(error) or "WRONGPASS" in str(error) else None

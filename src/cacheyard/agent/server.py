@@ -20,9 +20,13 @@ import msgspec
 import structlog
 
 from cacheyard.agent import process
+from cacheyard.agent.certifier import Certifier
 from cacheyard.agent.process import AlreadyRuns, Process, Record
-from cacheyard.domain.nodes import Address, Node
-from cacheyard.engine import redis, redis_conf
+from cacheyard.agent.pulse import listens
+from cacheyard.domain import certificates
+from cacheyard.domain.nodes import Address, Node, NodeSettings
+from cacheyard.engine import redis, redis_conf, tls
+from cacheyard.engine.cluster import legible
 from cacheyard.engine.redis import Link, RedisError, ResponseError
 from cacheyard.waiting import until
 
@@ -47,8 +51,11 @@ class NotSaved(Exception):  # noqa: N818 - read as "it was not saved"
 class Server:
     """One server. `process` is None as long as there is none."""
 
-    def __init__(self, directory: Path, on_exit: Callable[[Process], None]) -> None:
+    def __init__(self, directory: Path, on_exit: Callable[[Process], None], certifier: Certifier) -> None:
         self.directory = directory
+        self._certifier = certifier
+        self._certificate: str | None = None  # in its file, as last read or written
+        self._told: str | None = None  # the one that the process has been told of; None: not known
         self.process: Process | None = None
         self.link: Link | None = None
         self._on_exit = on_exit
@@ -76,12 +83,32 @@ class Server:
         self._take_over(record, pidfd, secret)
         return True
 
-    async def start(self, node: Node, secret: str, version: tuple[int, int, int]) -> None:
-        """Start the process; it runs when this returns, but does not answer yet.
+    def has_data(self, settings: NodeSettings) -> bool:
+        """Whether it would start with its keys, unless it never had any: there is an append-only file, and it
+        is to be read."""
+        return redis_conf.append_only(settings) and self._append_only_file()
+
+    @property
+    def knows_cluster(self) -> bool:
+        """Whether it has been a member of a Redis Cluster, and knew the others."""
+        return (self.directory / redis_conf.NODES_CONF).exists()
+
+    def nodes_conf(self) -> str | None:
+        """What it knows of its Redis Cluster; None: nothing that can be read."""
+        try:
+            return legible((self.directory / redis_conf.NODES_CONF).read_text(errors="replace"))
+        except FileNotFoundError:
+            return None
+
+    async def start(
+        self, node: Node, secret: str, version: tuple[int, int, int], nodes_conf: str | None = None
+    ) -> None:
+        """Start the process; it runs when this returns, but does not answer yet. `nodes_conf`: for a member
+        of a Redis Cluster that does not know the others.
 
         Raises `OSError`, `AlreadyRuns`.
         """
-        started = await asyncio.to_thread(self._start, node, secret, version)
+        started = await asyncio.to_thread(self._start, node, secret, version, nodes_conf)
         self._take_over(*started, secret)
 
     async def stop(self, node: Node, *, keep: bool) -> None:
@@ -124,10 +151,46 @@ class Server:
         running = self.process
         if running is None:
             return []
-        async with self._open_link(secret) as link:
-            changed = await redis.apply(link, node.settings, secret)
+        assert self.link is not None  # noqa: S101
+        encrypted = bool(node.settings.tls)
+        if encrypted:
+            await asyncio.to_thread(self._certify, node.settings, secret)
+        renewed = encrypted and self._told != self._certificate
+        # by the connection that is there: a server that could not take an address may listen nowhere
+        changed = await redis.apply(self.link, node.settings, secret, renewed=renewed)
+        self._told = self._certificate
+        if running.record.tls is not encrypted:
+            await redis.send_clients_away(self.link)  # they speak the other way, or may
+            running.record = msgspec.structs.replace(running.record, tls=encrypted)
+            process.write_record(self.directory, running.record)
+        if not encrypted:
+            self._forget_certificate()
+        if not await listens(Address(ip=node.settings.bind[0], port=running.record.port)):
+            await self.kill()
+            raise OSError("it does not listen any more")
         running.record = msgspec.structs.replace(running.record, generation=node.generation)
         return changed
+
+    @property
+    def expires(self) -> int | None:
+        """Until when its certificate is valid; None: it has none."""
+        found = self._read_certificate()
+        return None if found is None else certificates.expires(found)
+
+    async def renew(self, node: Node, secret: str) -> bool:
+        """Have a server that speaks TLS show a new certificate, if it is time for one, or if it may not know
+        of the last. Whether that was so.
+
+        Raises `RedisError`, `OSError`.
+        """
+        if self.link is None or not node.settings.tls:
+            return False
+        await asyncio.to_thread(self._certify, node.settings, secret)
+        if self._told == self._certificate:
+            return False
+        await redis.renew(self.link, node.settings, secret)
+        self._told = self._certificate
+        return True
 
     async def remove(self) -> None:
         """End the process and remove the directory, children of the server included."""
@@ -163,7 +226,37 @@ class Server:
     def _open_link(self, secret: str) -> Link:
         assert self.process is not None  # noqa: S101
         record = self.process.record
-        return Link(Address(ip=record.ip, port=record.port), secret, renamed=self._renames())
+        trust = self._certifier.trust
+        return Link(
+            Address(ip=record.ip, port=record.port),
+            secret,
+            renamed=self._renames(),
+            trust=trust if record.tls else None,
+            switched=trust,
+        )
+
+    def _certify(self, settings: NodeSettings, secret: str) -> None:
+        """Its files have a certificate that fits."""
+        authority = self.directory / tls.AUTHORITY
+        if not authority.exists() or authority.read_text() != self._certifier.authority:
+            self._write(tls.AUTHORITY, self._certifier.authority)
+        there = self._read_certificate()
+        if there is not None and self._certifier.fits(there, settings.tls):
+            return
+        pair = self._certifier.issue(settings.tls, tls.password(secret))
+        self._write(tls.PAIR, pair.certificate + pair.key)
+        self._certificate = pair.certificate
+
+    def _forget_certificate(self) -> None:
+        self._certificate = None
+        for name in (tls.PAIR, tls.AUTHORITY):
+            (self.directory / name).unlink(missing_ok=True)
+
+    def _read_certificate(self) -> str | None:
+        if self._certificate is None:
+            with suppress(FileNotFoundError):
+                self._certificate = (self.directory / tls.PAIR).read_text()
+        return self._certificate
 
     def _renames(self) -> dict[str, str]:
         try:
@@ -173,11 +266,15 @@ class Server:
 
     # --- Starting: in a thread -------------------------------------------------------------------
 
-    def _start(self, node: Node, secret: str, version: tuple[int, int, int]) -> tuple[Record, int]:
+    def _start(
+        self, node: Node, secret: str, version: tuple[int, int, int], nodes_conf: str | None
+    ) -> tuple[Record, int]:
         self.directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.mkdir(mode=0o700, exist_ok=True)
         lock = _take(self.directory)
         try:
+            if nodes_conf is not None:
+                self._write(redis_conf.NODES_CONF, nodes_conf)
             return self._spawn(node, secret, version, lock)
         finally:
             os.close(lock)
@@ -193,6 +290,11 @@ class Server:
             settings, incarnation = msgspec.structs.replace(settings, rename_commands=self._renames()), 0
         if not appends:
             self._remove_append_only()
+        if settings.tls:
+            self._certify(settings, secret)
+        else:
+            self._forget_certificate()
+        self._told = self._certificate
         rendered = redis_conf.render(settings, secret, version, self.directory, from_dump=from_dump)
         self._write(redis_conf.CONF, rendered.file)
         self._write(redis_conf.ACL, rendered.acl)
@@ -205,9 +307,19 @@ class Server:
             generation=generation,
             ip=node.ip,
             port=settings.port,
+            tls=bool(settings.tls),
         )
-        command = [node.binary, str(self.directory / redis_conf.CONF), "-"]
-        return process.spawn(self.directory, lock, command, rendered.gate, record)
+        return self._run(node.binary, lock, rendered.gate, record)
+
+    def _run(self, binary: str, lock: int, gate: str, record: Record) -> tuple[Record, int]:
+        """The server reads its configuration by a descriptor. So CONFIG REWRITE, which Sentinel sends and
+        tenants may, fails: it would write down the port and the secrets that the gate alone has."""
+        conf = os.open(self.directory / redis_conf.CONF, os.O_RDONLY)
+        try:
+            command = [binary, f"/proc/self/fd/{conf}", "-"]
+            return process.spawn(self.directory, (lock, conf), command, gate, record)
+        finally:
+            os.close(conf)
 
     def _has_dump_for(self, node: Node) -> bool:
         """Whether there is a dump that this start shall load; one that it shall not is removed."""
@@ -307,7 +419,10 @@ async def _appends_alone(link: Link, seconds: float) -> None:
 
 
 async def end_and_remove(directory: Path) -> None:
-    """End what runs in a directory that no row asks for, once that is proved to be ours, and remove it."""
+    """End what runs in a directory that no row asks for, once that is proved to be ours, and remove it.
+    A directory that is not there is removed."""
+    if not directory.is_dir():
+        return
     found = process.find(directory)
     if found is not None:
         running = Process(*found)

@@ -8,23 +8,35 @@ new costs one query of a few columns.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 
 import msgspec
 import structlog
 
+from cacheyard.agent.certifier import Certifier
 from cacheyard.agent.decide import STEADY, Act, backoff, decide
+from cacheyard.agent.loops import forever
 from cacheyard.agent.process import AlreadyRuns, Process
 from cacheyard.agent.pulse import CHECK_SECONDS, Pulse, check, listens
 from cacheyard.agent.server import NotSaved, Server, end_and_remove
 from cacheyard.agent.watched import Chore, Watched
-from cacheyard.domain.nodes import Node, Run
-from cacheyard.engine.redis import RedisError
+from cacheyard.domain import slots
+from cacheyard.domain.instances import Instance
+from cacheyard.domain.nodes import Address, Node, Role, Run
+from cacheyard.engine.cluster import (
+    Member,
+    adopting_nodes_conf,
+    brought_up_to_date,
+    first_nodes_conf,
+    members,
+)
+from cacheyard.engine.redis import Link, RedisError, Refusal, role
 from cacheyard.settings import Settings
-from cacheyard.store import nodes
+from cacheyard.store import instances, nodes
 from cacheyard.store.db import Store
+from cacheyard.waiting import happens, until
 
 log = structlog.get_logger()
 
@@ -33,6 +45,7 @@ POLL_SECONDS = 0.1  # how often to ask whether another process has written; each
 LOOK_SECONDS = 1.0  # how often to look without being woken
 SHARE = 4  # after reading rows for a time, pause so many times as long: at most a fifth of a core
 MASTER_SECONDS = 0.5  # how long a replica's start waits for its master, which may be starting too
+TOLD_SECONDS = 0.2  # how long one of several nodes has to answer before the next is asked
 SLOT_SECONDS = 1.0  # how long a starting server counts as an act; loading much data must not hold up others
 
 _EXPECTED = (OSError, RedisError, AlreadyRuns, NotSaved, TimeoutError)  # these say enough without a traceback
@@ -49,6 +62,7 @@ class Supervisor:
         *,
         open_secret: Callable[[str], str],
         version_of: Callable[[str], tuple[int, int, int]],
+        certifier: Certifier,
     ) -> None:
         self.watched: dict[str, Watched] = {}
         self._store = store
@@ -56,6 +70,7 @@ class Supervisor:
         self._host_id = host_id
         self._open_secret = open_secret
         self._version_of = version_of
+        self._certifier = certifier
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._woken = asyncio.Event()
         self._dirty: set[str] = set()
@@ -67,24 +82,23 @@ class Supervisor:
         self._read_at = 0.0
         self._read_took = 0.0
         self.adopted = 0
-        self.chores = [Chore("check", CHECK_SECONDS, self._check)]
+        self.replaced: Callable[[Watched], Awaitable[bool]] | None = None  # the keeper's, as the next two
+        self.outdated: Callable[[Watched], Awaitable[bool]] | None = None
+        self.differs: Callable[[str], None] | None = None
+        self.closed: Callable[[str], Awaitable[None]] | None = None  # the firewall's
+        self.chores = [
+            Chore("check", CHECK_SECONDS, self._check),
+            Chore("certificates", certifier.look_seconds, self._renew),
+        ]
         self.ready = asyncio.Event()  # all that ran has been adopted
 
     async def run(self) -> None:
         """The loop."""
         with self._store.changes() as self._woken:
             try:
-                while True:
-                    await self._turn_safely()
+                await forever(self._turn, "nodes")
             finally:
                 await self._let_go()
-
-    async def _turn_safely(self) -> None:
-        try:
-            await self._turn()
-        except Exception:  # the loop must survive anything; what it did not do, it does next time
-            log.exception("agent stumbled")
-            await asyncio.sleep(LOOK_SECONDS)
 
     async def _turn(self) -> None:
         if self._must_read():
@@ -115,9 +129,7 @@ class Supervisor:
 
     async def _pause(self) -> None:
         seconds = min(POLL_SECONDS, self._rest(time.monotonic())) if self._stale else POLL_SECONDS
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self._woken.wait()
+        await happens(self._woken, max(0.0, seconds))
 
     def look(self, node_id: str) -> None:
         """Have the loop consider a node."""
@@ -151,7 +163,7 @@ class Supervisor:
     def _note_row(self, node: Node) -> None:
         watched = self.watched.get(node.id)
         if watched is None:
-            server = Server(self._settings.nodes / node.id, partial(self._exited, node.id))
+            server = Server(self._settings.nodes / node.id, partial(self._exited, node.id), self._certifier)
             watched = self.watched[node.id] = Watched(node, server)
             if watched.directory and server.adopt(node, self._open_secret(node.settings.internal_secret)):
                 watched.sure = False
@@ -191,7 +203,13 @@ class Supervisor:
 
     async def _carry_out(self, watched: Watched) -> None:
         if watched.node.run is Run.UP and not watched.server.alive:
+            if self.replaced is not None and await self.replaced(watched):
+                self._stale = True
+                return
             await self._master_first(watched.node)
+        elif self.outdated is not None and await self.outdated(watched):
+            self._stale = True
+            return
         async with self._slots:
             # more may have changed while it waited its turn
             act = decide(watched.node, watched.seen, time.monotonic())
@@ -209,8 +227,12 @@ class Supervisor:
                 case Act.APPLY:
                     done = "node changed"
                     secret = self._open_secret(node.settings.internal_secret)
-                    facts["changed"] = await watched.server.apply(node, secret)
-                    watched.failures, watched.error = 0, None
+                    try:
+                        facts["changed"] = await watched.server.apply(node, secret)
+                    except Refusal:
+                        watched.refused = node.generation
+                        raise
+                    watched.failures, watched.error, watched.refused = 0, None, 0
                 case Act.STOP:
                     done = "node stopped"
                     await watched.server.stop(node, keep=node.keep_data)
@@ -236,11 +258,59 @@ class Supervisor:
 
     async def _start(self, watched: Watched) -> None:
         node = watched.node
+        if self.closed is not None:  # nobody is to get in before the whitelist is in force
+            await self.closed(node.instance_id)
         watched.directory = True
         secret = self._open_secret(node.settings.internal_secret)
-        await watched.server.start(node, secret, self._version_of(node.binary))
+        nodes_conf = None
+        if node.settings.clustered:
+            nodes_conf = await self._nodes_conf(watched, secret)
+        await watched.server.start(node, secret, self._version_of(node.binary), nodes_conf)
         pulse = self._feel(watched)
         await pulse.first_answer(SLOT_SECONDS)
+
+    async def _nodes_conf(self, watched: Watched, secret: str) -> str:
+        """How a member of a Redis Cluster that does not know the others comes to know them. One of those says
+        who has which slots: a master that lost its directory has them still."""
+        node = watched.node
+        if node.settings.replica_of is not None:
+            return adopting_nodes_conf(node, node.settings.replica_of)
+        instance, everyone = await self._store.run(self._family, node)
+        if (mine := watched.server.nodes_conf()) is not None:
+            return brought_up_to_date(mine, everyone, await self._replaced_by(node, everyone))
+        shares = slots.balanced(len({one.shard_id for one in everyone}))
+        if instance is not None and instance.launched_at is None:
+            return first_nodes_conf(node, everyone, shares)
+        others = [one for one in everyone if one.id != node.id]
+        if not any(self._knows_cluster(one) for one in others):
+            return first_nodes_conf(node, everyone, shares, again=True)
+        told = await until(
+            partial(_told, others, secret, self._certifier),
+            seconds=SLOT_SECONDS,
+            what="a node to say which slots are whose",
+        )
+        return first_nodes_conf(node, everyone, None, told=told)
+
+    async def _replaced_by(self, node: Node, everyone: Iterable[Node]) -> str | None:
+        """The engine id of the node that is master in this one's place, by its row and in fact."""
+        for one in everyone:
+            watched = self.watched.get(one.id)
+            if one.id == node.id or one.shard_id != node.shard_id or one.role is not Role.MASTER:
+                continue
+            if watched is not None and watched.answering and watched.server.link is not None:
+                with suppress(RedisError, OSError):
+                    if (await role(watched.server.link))[0] == "master":
+                        return one.engine_id
+        return None
+
+    def _family(self, node: Node) -> tuple[Instance | None, list[Node]]:
+        with self._store.read() as tx:
+            everyone = nodes.of_instance(tx, node.instance_id)
+            return instances.get(tx, node.instance_id), [one for one in everyone if one.settings.clustered]
+
+    def _knows_cluster(self, node: Node) -> bool:
+        watched = self.watched.get(node.id)
+        return watched is None or watched.server.knows_cluster  # of other hosts' nodes it is believed
 
     def _done(self, watched: Watched, task: asyncio.Task[None]) -> None:
         watched.task = None
@@ -268,6 +338,22 @@ class Supervisor:
                 "node died", node=node_id, pid=process.pid, why=watched.error, failures=watched.failures
             )
         self.look(node_id)
+
+    async def _renew(self) -> None:
+        """New certificates for servers that speak TLS and whose own has not long to go."""
+        for watched in list(self.watched.values()):
+            if watched.task is not None or not watched.answering:
+                continue
+            try:
+                done = await watched.server.renew(
+                    watched.node, self._open_secret(watched.node.settings.internal_secret)
+                )
+            except (RedisError, OSError) as error:
+                log.warning("certificate not renewed", node=watched.node.id, why=str(error))
+                continue
+            if done:
+                log.info("certificate shown", node=watched.node.id)
+                self._report(watched)
 
     # --- Pulse -----------------------------------------------------------------------------------
 
@@ -304,6 +390,8 @@ class Supervisor:
         else:
             if watched.answering:
                 log.warning("node does not answer", node=watched.node.id, why=why)
+                if self.differs is not None:
+                    self.differs(watched.node.shard_id)
             if watched.pulse is None or not watched.pulse.beats:
                 self._feel(watched)
         watched.answering, watched.sure, watched.error = answering, True, why
@@ -351,3 +439,14 @@ class Supervisor:
             await watched.server.hang_up()
         if self._reporting is not None:
             await asyncio.wait([self._reporting])
+
+
+async def _told(others: Iterable[Node], secret: str, certifier: Certifier) -> list[Member] | None:
+    """What the first of these nodes of a cluster that answers says of all."""
+    for other in others:
+        with suppress(RedisError, OSError):
+            trust = certifier.trust if other.settings.tls else None
+            address = Address(other.ip, other.port)
+            async with Link(address, secret, seconds=TOLD_SECONDS, trust=trust) as link:
+                return await members(link)
+    return None

@@ -4,16 +4,13 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 
-import structlog
-
 from cacheyard.agent.decide import Seen, state
+from cacheyard.agent.loops import tell_failure
 from cacheyard.agent.pulse import Pulse
 from cacheyard.agent.server import Server
 from cacheyard.clock import now_ms
 from cacheyard.domain.nodes import Node, NodeState
 from cacheyard.store import nodes
-
-log = structlog.get_logger()
 
 
 class Watched:
@@ -26,10 +23,12 @@ class Watched:
         self.directory = server.directory.exists()
         self.answering = False
         self.sure = True  # whether `answering` is known; not so between adoption and the first answer
+        self.stopped = False  # when the keeper last looked
         self.was_up = node.seen_incarnation > 0
         self.failures = 0
         self.not_before = 0.0
         self.error: str | None = None
+        self.refused = node.seen_refused  # the generation that the server refused last
         self.task: asyncio.Task[None] | None = None
         self.pulse: Pulse | None = None
         self.reported = nodes.Report(
@@ -40,6 +39,8 @@ class Watched:
             generation=node.seen_generation,
             pid=node.seen_pid,
             error=node.seen_error,
+            expires=node.seen_expires,
+            refused=node.seen_refused,
         )
 
     @property
@@ -69,6 +70,8 @@ class Watched:
             generation=seen.generation if known else self.reported.generation,
             pid=self.server.process.pid if now is NodeState.ACTIVE and self.server.process else None,
             error=self.error,
+            expires=self.server.expires if self.node.settings.tls else None,
+            refused=self.refused,
         )
 
 
@@ -99,5 +102,4 @@ class Chore:
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._task = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("agent stumbled", at=self._name, exc_info=error)
+        tell_failure(task, at=self._name)

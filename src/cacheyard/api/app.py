@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cacheyard import errors
-from cacheyard.api import reference, refusals
+from cacheyard.api import audit, downloads, reference, refusals
 from cacheyard.api.bindings import BINDINGS
 from cacheyard.api.keystone import Reply
 from cacheyard.api.parse import parse_body, parse_parameters
@@ -21,13 +21,14 @@ from cacheyard.api.router import Router
 from cacheyard.clock import now_ms
 from cacheyard.contract.model import Family, Operation
 from cacheyard.contract.operations import OPERATIONS
+from cacheyard.contract.types import DryRunResponse
 from cacheyard.domain import signature
 from cacheyard.domain.identity import Principal
 from cacheyard.domain.permissions import allows
 from cacheyard.domain.tasks import Task, TaskStatus
 from cacheyard.ids import new_id
 from cacheyard.services import identity
-from cacheyard.services.call import Begun, Call, House
+from cacheyard.services.call import DRY_RUN, Begun, Call, House, NoContent
 
 log = structlog.get_logger()
 
@@ -66,8 +67,9 @@ class Exchange:
 class Api:
     """The ASGI application behind everything but the reference."""
 
-    def __init__(self, house: House, task_ended: TaskEnded) -> None:
+    def __init__(self, house: House, task_ended: TaskEnded, audit_log: audit.AuditLog) -> None:
         self._house = house
+        self._audit = audit_log
         self._task_ended = task_ended
         self._router = Router(OPERATIONS.values())
         self._signatures = identity.Signatures(house.store)
@@ -94,15 +96,19 @@ class Api:
             base_url=f"{request.url.scheme}://{request.url.netloc}",
             connection=f"{request.client.host}:{request.client.port}" if request.client else "",
         )
+        refusal: errors.Refused | None = None
         try:
             exchange.body = await self._read(request)
             await self._house.store.run(self._handle, exchange)
             response = await self._finish(exchange)
         except errors.Refused as refused:
-            response = _refusal(refused, exchange)
+            refusal = refused
         except Exception:
             log.exception("request broke", request=exchange.id, method=exchange.method, path=exchange.path)
-            response = _refusal(errors.Failed(request_id=exchange.id), exchange)
+            refusal = errors.Failed(request_id=exchange.id)
+        if refusal is not None:
+            response = _refusal(refusal, exchange)
+        self._keep(exchange, response.status_code, refusal)
         response.headers["X-Request-Id"] = exchange.id
         await response(scope, receive, send)
         log.info(
@@ -114,6 +120,25 @@ class Api:
             user=exchange.who.user_name,
             took_ms=round((time.perf_counter() - began) * 1000, 1),
         )
+
+    def _keep(self, exchange: Exchange, status: int, refusal: errors.Refused | None) -> None:
+        operation = exchange.operation
+        tried_out = bool(exchange.parameters.get(DRY_RUN))
+        if operation is None or not self._audit.wants(operation, refusal, tried_out=tried_out):
+            return
+        answer = exchange.answer if refusal is None else None
+        kept = audit.entry(
+            exchange.id,
+            operation,
+            who=exchange.who,
+            path_values=exchange.path_values,
+            body=exchange.parsed,
+            answer=answer.answer if isinstance(answer, Begun | Reply) else answer,
+            status=status,
+            refused=refusal,
+            source=exchange.connection.rpartition(":")[0],
+        )
+        self._audit.add(kept)
 
     async def _read(self, request: Request) -> bytes:
         limit = self._house.settings.body_limit
@@ -165,14 +190,18 @@ class Api:
             exchange.who = identity.for_project(store, exchange.who, exchange.headers["x-project-id"])
         else:
             exchange.who = identity.any_role(store, exchange.who)
-        if operation.action is not None and not allows(exchange.who.roles, operation.action):
+        who = exchange.who
+        if operation.action is not None and not allows(who.roles, operation.action, who.policies):
             raise errors.Forbidden(action=operation.action)
 
     def _parse(self, exchange: Exchange) -> None:
         operation = _operation(exchange)
         if operation.id not in BINDINGS:
             raise errors.NotBuilt(what=operation.id)
-        exchange.parameters = parse_parameters(operation, exchange.path_values, exchange.query_items)
+        exchange.parameters = parse_parameters(
+            operation, exchange.path_values, exchange.query_items, exchange.headers
+        )
+        _check_trial(operation, exchange)
         exchange.parsed = parse_body(operation, exchange.body)
 
     def _perform(self, exchange: Exchange) -> None:
@@ -194,21 +223,35 @@ class Api:
                 if task is not None and task.status is TaskStatus.FAILED:
                     raise errors.WorkFailed(why=task.error)
             answer = answer.answer
+        if exchange.parameters.get(DRY_RUN):
+            headers = {DRY_RUN: "true"}  # clients may see that it was understood
+        if isinstance(answer, DryRunResponse):
+            return _json(200, answer, headers)
+        if isinstance(answer, NoContent):
+            return _json(204, None, headers)
         if isinstance(answer, Reply):
             answer, headers = answer.answer, answer.headers
         return _json(_operation(exchange).success, answer, headers)
 
 
-def application(house: House, task_ended: TaskEnded) -> Starlette:
+def application(house: House, task_ended: TaskEnded, audit_log: audit.AuditLog) -> Starlette:
     """The whole of what is served: the reference, and the API for every other path."""
-    app = Starlette(routes=reference.routes(BINDINGS))
-    app.router.default = Api(house, task_ended)  # a route would let a path with a line break slip by
+    app = Starlette(routes=[*reference.routes(BINDINGS), *downloads.routes(house)])
+    # a route would let a path with a line break slip by
+    app.router.default = Api(house, task_ended, audit_log)
     return app
 
 
 def _operation(exchange: Exchange) -> Operation:
     assert exchange.operation is not None  # noqa: S101 - the first handler found it, or refused
     return exchange.operation
+
+
+def _check_trial(operation: Operation, exchange: Exchange) -> None:
+    """Who believes to try out must not really change something."""
+    asked = exchange.headers.get(DRY_RUN.lower(), "").strip().lower() not in ("", "false")
+    if asked and operation.method != "GET" and all(p.name != DRY_RUN for p in operation.parameters):
+        raise errors.Invalid(parameter=DRY_RUN, why=f"{operation.id} cannot be tried out")
 
 
 def _refusal(refused: errors.Refused, exchange: Exchange) -> Response:
@@ -218,5 +261,7 @@ def _refusal(refused: errors.Refused, exchange: Exchange) -> Response:
 def _json(status: int, answer: Any, headers: dict[str, str] | None = None) -> Response:
     if status == 204:
         return Response(status_code=status, headers=headers)
+    if isinstance(answer, str):  # as clients want it of the few operations that the contract types so
+        return Response(answer, status_code=status, headers=headers, media_type="text/plain")
     content = b"{}" if answer is None else msgspec.json.encode(answer)
     return Response(content, status_code=status, headers=headers, media_type="application/json")

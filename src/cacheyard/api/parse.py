@@ -18,21 +18,27 @@ _checks: dict[str, tuple[tuple[Parameter, Check], ...]] = {}
 
 
 def parse_parameters(
-    operation: Operation, path: Mapping[str, str], query: Iterable[tuple[str, str]]
+    operation: Operation,
+    path: Mapping[str, str],
+    query: Iterable[tuple[str, str]],
+    headers: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
-    """The path and query parameters by name, with the contract's defaults; what was not sent is missing.
+    """The parameters of path, query and headers by name, with the contract's defaults; what was not sent is
+    missing. `headers` has its names in lower case.
 
     Of a query parameter that is sent twice the first value that is not empty counts. Unknown ones are
     ignored.
     """
+    headers = headers or {}
     sent: dict[str, list[str]] = {}
     for name, text in query:
         sent.setdefault(name, []).append(text)
-    sent_by_place = {"path": {name: [text] for name, text in path.items()}, "query": sent}
+    named = {p.name: [headers[p.name.lower()]] for p in operation.parameters if p.name.lower() in headers}
+    sent_by_place = {"path": {name: [text] for name, text in path.items()}, "query": sent, "header": named}
     values: dict[str, object] = {}
     for parameter, check in _compiled(operation):
         name = parameter.name
-        value = _first(parameter, check, sent_by_place.get(parameter.where, {}).get(name, []))
+        value = _first(parameter, check, sent_by_place[parameter.where].get(name, []))
         if value is not ABSENT:
             values[name] = value
         elif "default" in parameter.schema:

@@ -11,7 +11,10 @@ from urllib.parse import unquote
 from cacheyard.contract.model import Operation
 from cacheyard.errors import MethodNotAllowed, NotFound
 
-_SPELLINGS = {"instance": "instances"}
+_SPELLINGS = {
+    "instance": "instances",
+    "source-ip-transparent-transmission": "client-ip-transparent-transmission",  # in an example of 5.2.8
+}
 """Literal segments that mean another one."""
 
 

@@ -13,7 +13,7 @@ from cacheyard import errors
 from cacheyard.contract import types as t
 from cacheyard.domain import flavors
 from cacheyard.domain.network import zone_of
-from cacheyard.services import access, change, lifecycle, power, views
+from cacheyard.services import access, change, lifecycle, parameters, power, resize, views
 from cacheyard.services.call import Begun, Call
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -37,14 +37,16 @@ def v1_create_instance(call: Call[t.CreateInstanceBodyV1]) -> t.CreateInstanceRe
     )
     made = lifecycle.create_instance(replace_body(call, asked))
     instances = [as_type(one, t.InstancesV1) for one in made.instances or []]
-    return t.CreateInstanceResponseV1(instance_id=instances[0].instance_id, instances=instances)
+    return t.CreateInstanceResponseV1(
+        instance_id=instances[0].instance_id, instances=instances, dry_run=made.dry_run
+    )
 
 
 def v1_batch_delete_instances(call: Call[t.BatchDeleteBodyV1 | None]) -> t.BatchDeleteInstancesResponseV1:
     """8.1.3: as 5.1.3."""
     asked = as_type(call.body, t.BatchDeleteBody) if call.body is not None else None
-    parameters = call.parameters | {"all_failure": is_true(call.parameters.get("allFailure"))}
-    answer = change.batch_delete_instances(replace(replace_body(call, asked), parameters=parameters))
+    given = call.parameters | {"all_failure": is_true(call.parameters.get("allFailure"))}
+    answer = change.batch_delete_instances(replace(replace_body(call, asked), parameters=given))
     return as_type(answer, t.BatchDeleteInstancesResponseV1)
 
 
@@ -52,13 +54,13 @@ def v1_list_instances(call: Call[None]) -> t.ListInstancesResponseV1:
     """8.1.5: as 5.1.2. `start` counts from 1; `marker`, the last id of a page, starts behind it."""
     given = call.parameters
     marker = given.get("marker")
-    parameters = given | {
+    asked = given | {
         "instance_id": given.get("id"),
         "include_failure": is_true(given.get("includeFailure")) or is_true(given.get("include_failure")),
         "name_equal": is_true(given.get("isExactMatchName")) or is_true(given.get("exactMatchName")),
         "offset": 0 if marker else max((given.get("start") or 1) - 1, 0),
     }
-    found = views.list_instances(replace(call, parameters=parameters))
+    found = views.list_instances(replace(call, parameters=asked))
     region = call.house.region
     return t.ListInstancesResponseV1(
         instance_num=found.instance_num, instances=[_listed(one, region) for one in found.instances or []]
@@ -89,20 +91,10 @@ def v1_update_instance(call: Call[t.ModifyInstanceBodyV1]) -> Begun[None] | None
     return change.update_instance(replace_body(call, as_type(call.body, t.ModifyInstanceBody)))
 
 
-def v1_resize_instance(call: Call[t.ResizeInstanceBodyV1]) -> Begun[None]:
+def v1_resize_instance(call: Call[t.ResizeInstanceBodyV1]) -> Begun[None] | t.DryRunResponse:
     """8.1.7: as 5.1.7, by flavor, or by capacity alone."""
-    code, capacity = call.body.spec_code, call.body.new_capacity
-    if code:
-        code = code.removesuffix(PRODUCT)
-        named = flavors.find(code)
-        if capacity is None and named is not None:
-            capacity = named.capacity_mb / 1024
-    elif capacity is None:
-        raise errors.Invalid(code="DCS.4012", parameter="new_capacity", why="it or spec_code is required")
-    else:
-        code = _flavor_like(views.show_instance(replace_body(call, None)).spec_code or "", capacity)
-    asked = t.ResizeInstanceBody(spec_code=code, new_capacity=capacity)
-    return change.resize_instance(replace_body(call, asked))
+    code = (call.body.spec_code or "").removesuffix(PRODUCT)
+    return resize.resize_to(call, code, call.body.new_capacity)
 
 
 def v1_restart_or_flush_instances(call: Call[t.ChangeInstanceStatusBodyV1]) -> None:
@@ -120,6 +112,16 @@ def v1_update_password(
         done = as_type(answer.answer, t.UpdatePasswordResponseV1, result="Success")
         return Begun(done, answer.task_id, answer.wait)
     return as_type(answer, t.UpdatePasswordResponseV1)
+
+
+def v1_list_configurations(call: Call[None]) -> t.ListConfigurationsResponseV1:
+    """8.4.2: as 5.4.1."""
+    return as_type(parameters.list_configurations(call), t.ListConfigurationsResponseV1, cluster_v1=False)
+
+
+def v1_update_configurations(call: Call[t.ModifyRedisConfigBodyV1]) -> Begun[None] | None:
+    """8.4.1: as 5.4.2."""
+    return parameters.update_configurations(replace_body(call, as_type(call.body, t.ModifyRedisConfigBody)))
 
 
 # --- Translating ----------------------------------------------------------------------------------
@@ -150,20 +152,6 @@ def _spec_code(body: t.CreateInstanceBodyV1) -> str:
         fits = (f for f in sold if f.cache_mode == _OLD_PRODUCTS[given] and _is(f, body.capacity))
         return next((flavor.spec_code for flavor in fits), given)
     return given.removesuffix(PRODUCT)
-
-
-def _flavor_like(spec_code: str, capacity: float) -> str:
-    """The flavor of the same type, processor and number of nodes that has that capacity."""
-    now = flavors.find(spec_code)
-    for flavor in flavors.flavors().values():
-        alike = now is not None and (flavor.cache_mode, flavor.cpu, flavor.nodes_per_shard) == (
-            now.cache_mode,
-            now.cpu,
-            now.nodes_per_shard,
-        )
-        if alike and _is(flavor, capacity):
-            return flavor.spec_code
-    raise errors.BadCapacity(parameter="new_capacity", why=f"no flavor like {spec_code} has {capacity:g} GB")
 
 
 def _is(flavor: flavors.Flavor, capacity: float) -> bool:

@@ -99,7 +99,7 @@ def _product(spec_code: str, zones: tuple[str, ...]) -> t.ProductsV1:
         max_in_bandwidth=flavor.bandwidth,
         tenant_ip_count=flavor.nodes,
         sharding_num=flavor.shards,
-        proxy_num=flavor.proxies,
+        proxy_num=offers.proxy_number(flavor),
         db_number=flavor.databases,
     )
     return t.ProductsV1(

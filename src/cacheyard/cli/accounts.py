@@ -7,7 +7,7 @@ may read the data directory may do all of this.
 import getpass
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
+    from cacheyard.errors import Refused
     from cacheyard.settings import Settings
     from cacheyard.store.db import Store
     from cacheyard.store.secrets import Sealer
@@ -38,131 +39,178 @@ def add_to(app: App) -> None:
     app.command(token)
 
 
-def _refusable(command: Callable[P, None]) -> Callable[P, int]:
+def refusable(command: Callable[P, None]) -> Callable[P, int]:
     """A refusal is a line on stderr and 1."""
+    return _run(command, "")
 
+
+def changes(name: str) -> Callable[[Callable[P, None]], Callable[P, int]]:
+    """The same, and an entry in the audit log: the command's name, and the names it was given."""
+    return lambda command: _run(command, name)
+
+
+def _run(command: Callable[P, None], name: str) -> Callable[P, int]:
     @wraps(command)
     def run(*given: P.args, **named: P.kwargs) -> int:
         from cacheyard.errors import Refused
 
+        refusal: Refused | None = None
         try:
             command(*given, **named)
         except Refused as refused:
             print(f"cacheyard: {refused}", file=sys.stderr)
-            return 1
-        return 0
+            refusal = refused
+        if name:
+            _keep(name, given, named.get("data"), refusal)
+        return 0 if refusal is None else 1
 
     return run
 
 
+def _keep(name: str, given: Sequence[object], data: object, refusal: "Refused | None") -> None:
+    from cacheyard.cli.yard import NoYard
+    from cacheyard.clock import now_ms
+    from cacheyard.ids import new_id
+    from cacheyard.store import audit
+
+    names = [word for word in given if isinstance(word, str) and len(word) <= 64 and word[:1] not in "{@"]
+    entry = audit.Entry(
+        at=now_ms(),
+        request_id=new_id(),
+        user_id=None,
+        user_name=getpass.getuser(),
+        project_id=None,
+        operation=f"cacheyard {name}",
+        action=None,
+        resources=names,
+        status=200 if refusal is None else refusal.status,
+        error_code=None if refusal is None else refusal.code,
+        source="command",
+    )
+    where = Path(str(data)) if data else None
+    with suppress(NoYard), opened(where) as (_, store, _sealer), store.note() as tx:
+        audit.add(tx, [entry])
+
+
 @user.command(name="add")
-@_refusable
+@changes("user add")
 def add_user(
     name: str, /, *, password: Password | None = None, data: Data | None = None, json: Json = False
 ) -> None:
     """Add a user, and print the password. A user has no role anywhere until `role grant` gives one."""
     from cacheyard.services import accounts
 
-    with _opened(data) as (_, store, _sealer):
+    with opened(data) as (_, store, _sealer):
         made, secret = accounts.add_user(store, name, _typed(password))
     told = {"id": made.id, "name": made.name, "domain_name": made.domain_name, "password": secret}
-    _show(told, json=json, note=ONCE)
+    show(told, json=json, note=ONCE)
 
 
 @user.command(name="list")
-@_refusable
+@refusable
 def list_users(*, data: Data | None = None, json: Json = False) -> None:
     """List all users."""
     from cacheyard.services import accounts
 
-    with _opened(data) as (_, store, _sealer):
+    with opened(data) as (_, store, _sealer):
         found = accounts.list_users(store)
     told = [
-        {"id": u.id, "name": u.name, "enabled": u.enabled, "created_at": _time(u.created_at)} for u in found
+        {"id": u.id, "name": u.name, "enabled": u.enabled, "created_at": time(u.created_at)} for u in found
     ]
-    _show_all(told, json=json)
+    show_all(told, json=json)
 
 
 @user.command(name="disable")
-@_refusable
+@changes("user disable")
 def disable_user(name: str, /, *, data: Data | None = None, json: Json = False) -> None:
     """Shut a user out: tokens are revoked, keys sign nothing."""
     _enable(name, False, data, json)
 
 
 @user.command(name="enable")
-@_refusable
+@changes("user enable")
 def enable_user(name: str, /, *, data: Data | None = None, json: Json = False) -> None:
     """Let a user in again; old tokens stay revoked."""
     _enable(name, True, data, json)
 
 
+@user.command(name="delete")
+@changes("user delete")
+def delete_user(name: str, /, *, data: Data | None = None, json: Json = False) -> None:
+    """Delete a user with roles, tokens and keys. Instances stay; the audit log keeps the name."""
+    from cacheyard.services import accounts
+
+    with opened(data) as (_, store, _sealer):
+        accounts.delete_user(store, name)
+    done(f"The user {name} is deleted.", json, name=name)
+
+
 @user.command(name="password")
-@_refusable
+@changes("user password")
 def set_password(
     name: str, /, *, password: Password | None = None, data: Data | None = None, json: Json = False
 ) -> None:
     """Set a user's password, and print it. The user's tokens are revoked."""
     from cacheyard.services import accounts
 
-    with _opened(data) as (_, store, sealer):
+    with opened(data) as (_, store, sealer):
         secret = accounts.set_password(store, sealer, name, _typed(password))
-    _show({"name": name, "password": secret}, json=json, note=ONCE)
+    show({"name": name, "password": secret}, json=json, note=ONCE)
 
 
 @project.command(name="add")
-@_refusable
+@changes("project add")
 def add_project(name: str, /, *, description: str = "", data: Data | None = None, json: Json = False) -> None:
     """Add a project. Nobody has a role on it until `role grant` gives one."""
     from cacheyard.services import accounts
 
-    with _opened(data) as (_, store, _sealer):
+    with opened(data) as (_, store, _sealer):
         made = accounts.add_project(store, name, description)
-    _show({"id": made.id, "name": made.name, "description": made.description}, json=json)
+    show({"id": made.id, "name": made.name, "description": made.description}, json=json)
 
 
 @project.command(name="list")
-@_refusable
+@refusable
 def list_projects(*, data: Data | None = None, json: Json = False) -> None:
     """List all projects."""
     from cacheyard.services import accounts
 
-    with _opened(data) as (_, store, _sealer):
+    with opened(data) as (_, store, _sealer):
         found = accounts.list_projects(store)
-    _show_all(
+    show_all(
         [{"id": p.id, "name": p.name, "enabled": p.enabled, "description": p.description} for p in found],
         json=json,
     )
 
 
 @role.command(name="grant")
-@_refusable
+@changes("role grant")
 def grant_role(
     user: str, project: str, role: str, /, *, data: Data | None = None, json: Json = False
 ) -> None:
-    """Give a user a role on a project, all three by name."""
+    """Give a user a role or a custom policy on a project, all three by name."""
     from cacheyard.services import accounts
 
-    with _opened(data) as (_, store, _sealer):
+    with opened(data) as (_, store, _sealer):
         accounts.grant(store, user, project, role)
-    _done(f"{user} has the role {role} on {project}.", json, user=user, project=project, role=role)
+    done(f"{user} has the role {role} on {project}.", json, user=user, project=project, role=role)
 
 
 @role.command(name="revoke")
-@_refusable
+@changes("role revoke")
 def revoke_role(
     user: str, project: str, role: str, /, *, data: Data | None = None, json: Json = False
 ) -> None:
     """Take a role away again."""
     from cacheyard.services import accounts
 
-    with _opened(data) as (_, store, _sealer):
+    with opened(data) as (_, store, _sealer):
         accounts.revoke(store, user, project, role)
-    _done(f"{user} has the role {role} on {project} no more.", json, user=user, project=project, role=role)
+    done(f"{user} has the role {role} on {project} no more.", json, user=user, project=project, role=role)
 
 
 @role.command(name="list")
-@_refusable
+@refusable
 def list_roles(user: str | None = None, /, *, data: Data | None = None, json: Json = False) -> None:
     """List a user's roles; without a user, the roles that there are and what they allow."""
     from cacheyard.domain.permissions import SYSTEM_ROLES
@@ -170,60 +218,74 @@ def list_roles(user: str | None = None, /, *, data: Data | None = None, json: Js
 
     if user is None:
         told: list[dict[str, object]] = [
-            {"role": name, "allow": list(rule.allow), "deny": list(rule.deny)}
+            {"role": name, "allow": list(rule.allow), "but": list(rule.but)}
             for name, rule in SYSTEM_ROLES.items()
         ]
     else:
-        with _opened(data) as (_, store, _sealer):
+        with opened(data) as (_, store, _sealer):
             found = accounts.list_roles(store, user)
-        told = [{"project": where, "role": what} for where, what in found]
-    _show_all(told, json=json)
+        told = [{"project": where, "role": what, "group": by} for where, what, by in found]
+    show_all(told, json=json)
+
+
+@role.command(name="check")
+@refusable
+def check_role(
+    user: str, project: str, action: str, /, *, data: Data | None = None, json: Json = False
+) -> None:
+    """Say whether a user may do something: `role check ann lab dcs:instance:create`."""
+    from cacheyard.services import policies
+
+    with opened(data) as (_, store, _sealer):
+        may = policies.allowed(store, user, project, action)
+    sentence = f"{user} {'may' if may else 'may not'} do {action} on {project}."
+    done(sentence, json, user=user, project=project, action=action, allowed=may)
 
 
 @key.command(name="create")
-@_refusable
+@changes("key create")
 def create_key(user: str, /, *, data: Data | None = None, json: Json = False) -> None:
     """Make a pair of keys for a user, and print it."""
     from cacheyard.services import accounts
 
-    with _opened(data) as (_, store, sealer):
+    with opened(data) as (_, store, sealer):
         made = accounts.create_access_key(store, sealer, user)
     told = {"user_name": user, "access_key": made.access, "secret_key": made.secret}
-    _show(told, json=json, note="The secret key is not shown again.")
+    show(told, json=json, note="The secret key is not shown again.")
 
 
 @key.command(name="list")
-@_refusable
+@refusable
 def list_keys(user: str | None = None, /, *, data: Data | None = None, json: Json = False) -> None:
     """List access keys without their secrets; of one user when named."""
     from cacheyard.services import accounts
 
-    with _opened(data) as (_, store, _sealer):
+    with opened(data) as (_, store, _sealer):
         found = accounts.list_access_keys(store, user)
     told = [
         {
             "access_key": k.access,
             "user_name": k.user_name,
             "enabled": k.enabled,
-            "created_at": _time(k.created_at),
+            "created_at": time(k.created_at),
         }
         for k in found
     ]
-    _show_all(told, json=json)
+    show_all(told, json=json)
 
 
 @key.command(name="delete")
-@_refusable
+@changes("key delete")
 def delete_key(access_key: str, /, *, data: Data | None = None, json: Json = False) -> None:
     """Delete an access key; what is signed with it is refused from now on."""
     from cacheyard.services import accounts
 
-    with _opened(data) as (_, store, _sealer):
+    with opened(data) as (_, store, _sealer):
         accounts.delete_access_key(store, access_key)
-    _done(f"The key {access_key} is deleted.", json, access_key=access_key)
+    done(f"The key {access_key} is deleted.", json, access_key=access_key)
 
 
-@_refusable
+@refusable
 def token(
     *,
     user: Annotated[str | None, Parameter(help="The first user unless named.")] = None,
@@ -237,7 +299,7 @@ def token(
     from cacheyard.clock import now_ms
     from cacheyard.services.tokens import issue_token
 
-    with _opened(data) as (settings, store, sealer):
+    with opened(data) as (settings, store, sealer):
         first = first_user(store, sealer)
         mine = user is None or user == first["user_name"]
         who = {
@@ -265,7 +327,7 @@ def token(
         "project_id": scope.get("id"),
     }
     if json:
-        _show(told, json=True)
+        show(told, json=True)
     else:
         print(issued.text)
 
@@ -273,18 +335,19 @@ def token(
 def _enable(name: str, enabled: bool, data: Path | None, json: bool) -> None:
     from cacheyard.services import accounts
 
-    with _opened(data) as (_, store, _sealer):
+    with opened(data) as (_, store, _sealer):
         changed = accounts.enable_user(store, name, enabled)
-    _done(f"{name} is {'enabled' if enabled else 'disabled'}.", json, name=name, enabled=changed.enabled)
+    done(f"{name} is {'enabled' if enabled else 'disabled'}.", json, name=name, enabled=changed.enabled)
 
 
 @contextmanager
-def _opened(data: Path | None) -> Iterator[tuple["Settings", "Store", "Sealer"]]:
+def opened(data: Path | None) -> Iterator[tuple["Settings", "Store", "Sealer"]]:
+    """The data directory's settings, store and key."""
+    from cacheyard.cli import yard
     from cacheyard.cli.places import settings_of
-    from cacheyard.cli.yard import opened
 
     settings = settings_of(data)
-    with opened(settings) as (store, sealer):
+    with yard.opened(settings) as (store, sealer):
         yield settings, store, sealer
 
 
@@ -299,13 +362,15 @@ def _given(password: str | None, known: str | None) -> str:
     return _typed(password if password is not None else "-") or ""
 
 
-def _time(ms: int) -> str:
+def time(ms: int) -> str:
+    """A time as the API writes it."""
     from cacheyard.clock import iso
 
     return iso(ms) or ""
 
 
-def _show(told: Mapping[str, object], *, json: bool, note: str = "") -> None:
+def show(told: Mapping[str, object], *, json: bool, note: str = "") -> None:
+    """One thing, and a note below it for people."""
     from cacheyard.cli import table
 
     if json:
@@ -316,7 +381,8 @@ def _show(told: Mapping[str, object], *, json: bool, note: str = "") -> None:
         print(note)
 
 
-def _show_all(told: Sequence[Mapping[str, object]], *, json: bool) -> None:
+def show_all(told: Sequence[Mapping[str, object]], *, json: bool) -> None:
+    """A list."""
     from cacheyard.cli import table
 
     if json:
@@ -325,8 +391,9 @@ def _show_all(told: Sequence[Mapping[str, object]], *, json: bool) -> None:
         table.rows(table.console(), told)
 
 
-def _done(sentence: str, json: bool, **told: object) -> None:
+def done(sentence: str, json: bool, **told: object) -> None:
+    """What was done, in a sentence for people or in fields for programs."""
     if json:
-        _show(told, json=True)
+        show(told, json=True)
     else:
         print(sentence)

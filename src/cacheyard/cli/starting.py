@@ -25,26 +25,34 @@ def run(settings: Settings, *, api: bool, agent: bool, json: bool) -> int:
     """Serve in the foreground until told to stop."""
     log_to_stderr()
     from cacheyard.agent.agent import AgentRuns
-    from cacheyard.cli.serve import DatabaseLost, serve
+    from cacheyard.cli.reach import CertificateRefused, PlainRefused
+    from cacheyard.cli.serve import DatabaseLost, PublicRefused, ZoneRefused, serve
     from cacheyard.services.bootstrap import RegionRefused
     from cacheyard.store.slices import SliceRefused
 
-    def ready(first: "Bootstrap", endpoint: str) -> None:
-        _greet(first, endpoint, json=json)
+    def ready(first: "Bootstrap", endpoint: str, ca_file: str) -> None:
+        _greet(first, endpoint, ca_file, json=json)
         gc.freeze()  # what is there now stays: it need not be searched again
         gc.enable()
 
-    refusals = (running.AlreadyRuns, AgentRuns, DatabaseLost, RegionRefused, SliceRefused, OSError)
+    refusals = (
+        running.AlreadyRuns,
+        AgentRuns,
+        CertificateRefused,
+        DatabaseLost,
+        PlainRefused,
+        RegionRefused,
+        SliceRefused,
+        ZoneRefused,
+        PublicRefused,
+        OSError,
+    )
+    why: list[BaseException] = []
     try:
         serve(settings, api=api, agent=agent, ready=ready)
-    except refusals as refused:
-        return _sorry([refused])
-    except BaseExceptionGroup as group:
-        meant, others = group.split(refusals)
-        if others is not None or meant is None:
-            raise
-        return _sorry(list(meant.exceptions))
-    return 0
+    except* refusals as refused:
+        why += refused.exceptions
+    return _sorry(why) if why else 0
 
 
 def down(settings: Settings, *, instances: bool) -> int:
@@ -55,8 +63,10 @@ def down(settings: Settings, *, instances: bool) -> int:
         import asyncio
 
         from cacheyard.agent.agent import stop_all
+        from cacheyard.engine import ours
 
         log_to_stderr()
+        ours.join()  # whitelists let those in
         ended = asyncio.run(stop_all(settings)) if settings.database.exists() else 0
         print(f"{ended} servers are stopped; the next `cacheyard up` starts them again.")
     return 0
@@ -71,10 +81,12 @@ def _sorry(why: Sequence[BaseException]) -> int:
 def _detach(settings: Settings, *, json: bool) -> int:
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (there := running.running(settings.run)) is not None:
-        return _greet_again(settings, there.endpoint, json=json)
+        return _greet_again(settings, there, json=json)
     command = [sys.executable, "-m", "cacheyard", "up", "--json", "--data", str(settings.data)]
-    for name in ("port", "host", "region", "cidr"):
-        command += [f"--{name}", str(getattr(settings, name))] if getattr(settings, name) != "" else []
+    for name in ("port", "host", "region", "cidr", "dns_port", "tls_cert", "tls_key", "tls_names"):
+        given = str(getattr(settings, name))
+        command += [f"--{name.replace('_', '-')}", given] if given else []
+    command += [f"--{name.replace('_', '-')}" for name in ("tls", "insecure_http") if getattr(settings, name)]
     with settings.log.open("ab") as log:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
@@ -91,35 +103,36 @@ def _detach(settings: Settings, *, json: bool) -> int:
         return code or 1
     told = msgspec.json.decode(line)
     first = msgspec.convert(told, Bootstrap, strict=False)
-    _greet(first, told["endpoint"], json=json)
+    _greet(first, told["endpoint"], told.get("ca_file", ""), json=json)
     return 0
 
 
-def _greet_again(settings: Settings, endpoint: str, *, json: bool) -> int:
+def _greet_again(settings: Settings, there: running.Running, *, json: bool) -> int:
     from cacheyard.services.bootstrap import bootstrap
     from cacheyard.store.db import Store
     from cacheyard.store.secrets import Sealer
 
     store = Store(settings.database)
     try:
-        _greet(bootstrap(store, Sealer.of(settings.secret_key), settings), endpoint, json=json)
+        first = bootstrap(store, Sealer.of(settings.secret_key), settings)
+        _greet(first, there.endpoint, there.ca_file, json=json)
     finally:
         store.close()
     return 0
 
 
-def _greet(first: "Bootstrap", endpoint: str, *, json: bool) -> None:
+def _greet(first: "Bootstrap", endpoint: str, ca_file: str, *, json: bool) -> None:
     """One line for programs; for people, the credentials and what to do first."""
     if json:
-        told = {"endpoint": endpoint} | msgspec.to_builtins(first)
+        told = {"endpoint": endpoint} | ({"ca_file": ca_file} if ca_file else {}) | msgspec.to_builtins(first)
         print(msgspec.json.encode(told).decode(), flush=True)
     elif endpoint:
-        print(_welcome(first, endpoint), flush=True)
+        print(_welcome(first, endpoint, ca_file), flush=True)
     else:
         print("The agent is ready.", flush=True)
 
 
-def _welcome(first: "Bootstrap", endpoint: str) -> str:
+def _welcome(first: "Bootstrap", endpoint: str, ca_file: str) -> str:
     from cacheyard.domain.flavors import flavors
 
     address = first.cidr.rsplit(".", 1)[0] + ".100"
@@ -135,6 +148,9 @@ def _welcome(first: "Bootstrap", endpoint: str) -> str:
         f'"password":"{first.password}","domain":{{"name":"{first.domain_name}"}}}}}}}},'
         f'"scope":{{"project":{{"id":"{first.project_id}"}}}}}}}}'
     )
+    trust, curl = "", "curl -s"
+    if ca_file:
+        trust, curl = f"  trust       {ca_file}   (how: docs/https.md)\n", f"curl -s --cacert {ca_file}"
     return f"""cacheyard serves at {endpoint}   (reference: {endpoint}/docs)
 
   region      {first.region}   zones {", ".join(first.az_codes)}
@@ -144,11 +160,11 @@ def _welcome(first: "Bootstrap", endpoint: str) -> str:
   secret key  {first.secret_key}
   vpc         {first.vpc_id}
   subnet      {first.subnet_id}
-
+{trust}
 The first cache, in three lines:
 
-TOKEN=$(curl -si {endpoint}/v3/auth/tokens -d '{auth}' | sed -n 's/^x-subject-token: //Ip' | tr -d '\\r')
-curl -s -H "X-Auth-Token: $TOKEN" {endpoint}/v2/{first.project_id}/instances -d '{body}'
+TOKEN=$({curl} -i {endpoint}/v3/auth/tokens -d '{auth}' | sed -n 's/^x-subject-token: //Ip' | tr -d '\\r')
+{curl} -H "X-Auth-Token: $TOKEN" {endpoint}/v2/{first.project_id}/instances -d '{body}'
 redis-cli -h {address} -a Cache-yard-1 PING
 """
 

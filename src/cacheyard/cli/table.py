@@ -61,13 +61,19 @@ def answer(out: Console, body: object, *, listing: bool = False) -> None:
         out.print(_text(_cell(inner)))
 
 
-def rows(out: Console, items: Sequence[object], *, only: Sequence[str] | None = None) -> None:
-    """A row an item. `only`: these columns and no others, whatever the width."""
+def rows(
+    out: Console,
+    items: Sequence[object],
+    *,
+    only: Sequence[str] | None = None,
+    first: Sequence[str] = FIRST,
+) -> None:
+    """A row an item. `only`: these columns and no others, whatever the width; `first`: the most telling."""
     if not items:
         out.print("Nothing.")
         return
     told = [item if isinstance(item, Mapping) else {"value": item} for item in items]
-    names = list(only) if only is not None else _order(told)
+    names = list(only) if only is not None else _order(told, first)
     cells = {name: [_cell(item.get(name)) for item in told] for name in names}
     shown = names if only is not None else fitting(names, cells, out.width)
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
@@ -125,16 +131,16 @@ def _print(out: Console, table: Table) -> None:
         print(line.rstrip(), file=out.file)
 
 
-def _order(items: Sequence[Mapping[str, object]]) -> list[str]:
+def _order(items: Sequence[Mapping[str, object]], first: Sequence[str] = FIRST) -> list[str]:
     """The columns that say anything, most telling first."""
     nested: dict[str, bool] = {}
     for item in items:
         for name, value in item.items():
             if value not in _EMPTY:
                 nested[name] = nested.get(name, False) or isinstance(value, dict | list)
-    first = [name for name in FIRST if name in nested]
-    others = [name for name in nested if name not in FIRST]
-    return first + sorted(others, key=lambda name: nested[name])
+    there = [name for name in first if name in nested]
+    others = [name for name in nested if name not in first]
+    return there + sorted(others, key=lambda name: nested[name])
 
 
 def _is_rows(value: object) -> bool:

@@ -489,6 +489,7 @@ class CreateInstanceBody(_Object):
     rename_commands: dict[str, str] | None = None
     template_id: str | None = None
     spec_param: SpecParam | None = None
+    deletion_protection: bool | None = None
 
 
 class CreateInstanceBodyV1(_Object):
@@ -525,11 +526,13 @@ class CreateInstanceBodyV1(_Object):
 class CreateInstanceResponse(_Object):
     instances: list[Instances] | None = None
     order_id: str | None = None
+    dry_run: DryRun | None = None
 
 
 class CreateInstanceResponseV1(_Object):
     instance_id: str | None = None
     instances: list[InstancesV1] | None = None
+    dry_run: DryRun | None = None
 
 
 class CreateMigrationTaskBody(_Object):
@@ -602,6 +605,7 @@ class CreateResizeOrderRequestBody(_Object):
 
 class CreateResizeOrderResponse(_Object):
     order_id: str | None = None
+    dry_run: DryRun | None = None
 
 
 class CreateSecurityGroupOption(_Object):
@@ -1203,6 +1207,7 @@ class InstanceListInfo(_Object):
     inquery_spec_code: str | None = None
     transparent_client_ip_enable: bool | None = None
     enterprise_project_name: str | None = None
+    deletion_protection: bool | None = None
 
 
 class InstanceNodesInfoResp(_Object):
@@ -1852,6 +1857,7 @@ class ModifyInstanceBody(_Object):
     maintain_end: str | None = None
     security_group_id: str | None = None
     instance_backup_policy: BackupPolicyUpdateInstance | None = None
+    deletion_protection: bool | None = None
 
 
 class ModifyInstanceBodyV1(_Object):
@@ -2613,6 +2619,7 @@ class ShowInstanceResponse(_Object):
     task_status: str | None = None
     domainName: str | None = None
     readonlyDomainName: str | None = None
+    deletion_protection: bool | None = None
 
 
 class ShowInstanceResponseV1(_Object):
@@ -3494,6 +3501,19 @@ class ShowSecurityGroupRuleV3Response(_Object):
 class ListSecurityGroupRulesV3Response(_Object):
     security_group_rules: list[SecurityGroupRuleV3] | None = None
     page_info: PageInfo | None = None
+
+
+class DryRun(_Object):
+    """What a request would have done that was only tried out."""
+
+    task: str | None = None
+    steps: list[str] | None = None
+    waits: bool | None = None
+    details: dict[str, object] | None = None
+
+
+class DryRunResponse(_Object):
+    dry_run: DryRun | None = None
 
 
 RenameCommandResp = dict[str, str]

@@ -24,12 +24,27 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose(engines: list[Engine], requested: str) -> Engine | None:
-    """The oldest engine not older than `requested` (`"6.0"`), of equals a Redis; None when there is none."""
+    """The oldest line of engines not older than `requested` (`"6.0"`), of that the newest patch, of equals a
+    Redis; None when there is none."""
     if requested not in SOLD:
         return None
     major, minor = (int(part) for part in requested.split("."))
     able = [engine for engine in engines if engine.version >= (major, minor, 0)]
-    return min(able, key=lambda engine: (engine.version, engine.name != "redis"), default=None)
+    return min(
+        able,
+        key=lambda engine: (engine.version[:2], -engine.version[2], engine.name != "redis"),
+        default=None,
+    )
+
+
+def newer_patch(engines: list[Engine], running: str) -> Engine | None:
+    """The newest patch of the line that `running` (`"7.0.15"`) is of; None when that is the newest."""
+    now = version_of(running)
+    return max(
+        (engine for engine in engines if engine.version[:2] == now[:2] and engine.version > now),
+        key=lambda engine: (engine.version, engine.name == "redis"),
+        default=None,
+    )
 
 
 def served(engines: list[Engine]) -> frozenset[str]:

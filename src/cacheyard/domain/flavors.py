@@ -98,6 +98,26 @@ def find(spec_code: str) -> Flavor | None:
     return found
 
 
+def alike(
+    flavor: Flavor, *, capacity_mb: int | None = None, nodes_per_shard: int | None = None
+) -> Flavor | None:
+    """The flavor of the same type and processor with another capacity or another number of nodes a shard. Of
+    several, which only clusters have, the one whose shards are as large, or else as many."""
+    wanted = (capacity_mb or flavor.capacity_mb, nodes_per_shard or flavor.nodes_per_shard)
+    found = [
+        other
+        for other in flavors().values()
+        if (other.cache_mode, other.cpu) == (flavor.cache_mode, flavor.cpu)
+        and (other.capacity_mb, other.nodes_per_shard) == wanted
+        and (capacity_mb is not None or other.shards == flavor.shards)
+    ]
+    return min(
+        found,
+        key=lambda other: (other.shard_mb != flavor.shard_mb, other.shards != flavor.shards),
+        default=None,
+    )
+
+
 def memory_of(spec_code: str) -> int:
     """MB that all servers of an instance of this flavor may use; 0 for a code that is sold no more."""
     found = find(spec_code)

@@ -8,9 +8,12 @@ from typing import Any
 
 import msgspec
 
+from cacheyard.domain.permissions import Policy
+
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """A user, on a project or (project_id None) on none yet. `roles` are those on that project."""
+    """A user, on a project or (project_id None) on none yet. `roles` and `policies` are those on that
+    project, the user's own and those of the user's groups; a policy's name is among the roles too."""
 
     user_id: str
     user_name: str
@@ -19,6 +22,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     project_id: str | None = None
     project_name: str | None = None
     roles: tuple[str, ...] = ()
+    policies: tuple[Policy, ...] = ()
     # Whether the project may still be chosen: yes for a signed request, whose path names it;
     # a token is for the project that it was issued for.
     may_choose: bool = False

@@ -35,6 +35,10 @@ class NodeState(StrEnum):
     GONE = "Gone"  # no process and no directory, as wanted
 
 
+LOADING = "it is reading its data"  # `seen_error` of a node that will answer once it has done so
+PRIORITY = 100  # of a node for which nobody chose another
+
+
 class Address(msgspec.Struct, frozen=True):
     """Where a server listens."""
 
@@ -62,9 +66,16 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     persistent: bool  # append-only file, fsync every second
     parameters: dict[str, str]  # further CONFIG names and values
     rename_commands: dict[str, str]  # command to new name, both lower case
+    # Of a member of a Redis Cluster: a server that is in none, whose place it will take (`tasks.retype`).
     replica_of: Address | None
     users: tuple[AclUser, ...]
     internal_secret: str  # sealed; the password of the internal ACL user
+    clustered: bool = False  # a member of a Redis Cluster, which settles who is master
+    priority: int = PRIORITY  # see Node
+    kills_scripts: bool = False  # whether the agent ends those that run too long
+    # What its certificate is for, its own address first: addresses, and names without the region's zone. It
+    # speaks TLS at its port, and nothing else there; empty: it speaks without.
+    tls: tuple[str, ...] = ()
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,8 +86,14 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     shard_id: str
     host_id: str
     number: int
+    logical_id: str
+    replication_id: str
+    engine_id: str | None = None
     kind: str
     role: Role
+    priority: int = PRIORITY  # smaller is promoted first, 0 never
+    in_dns: bool = True
+    added: bool = False
     az_code: str
     ip: str
     port: int
@@ -92,6 +109,13 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     seen_generation: int = 0
     seen_pid: int | None = None
     seen_error: str | None = None
+    seen_expires: int | None = None
+    seen_refused: int = 0
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is to run, and did when it was last seen."""
+        return self.run is Run.UP and self.seen_state is NodeState.ACTIVE
 
     @property
     def settled(self) -> bool:
@@ -105,14 +129,30 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         return self.seen_state is (NodeState.STOPPED if self.run is Run.DOWN else NodeState.GONE)
 
 
+class Shard(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `shards`: a master and its replicas. The API calls it a group."""
+
+    id: str
+    instance_id: str
+    number: int
+    name: str
+    watched: bool = False
+    watch: int = 0
+    seen_watch: int = 0
+
+
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `node_figures`: what INFO said. Memory in bytes, rates per second."""
 
     node_id: str
     seen_at: int
+    role: Role  # in fact
     used_memory: int
     max_memory: int
     keys: int
+    databases: str  # those that have keys, with commas between: `0,5`
+    expires: int  # keys that have a time to live
+    avg_ttl: int  # milliseconds; their average, as the server guesses it
     clients: int
     hits: int
     misses: int

@@ -13,9 +13,10 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 SHORTEST, LONGEST = 8, 64  # characters; the API reference, section 5.1.1
 SPECIALS = "`~!@#$^&*()-_=+\\|{}:,<.>/?"  # exactly these; clients' tests count on % being refused
+# Of accounts; section 5.10.1. No colon: there are clients that can say `name:password` alone.
+ACCOUNT_SPECIALS = "`~!@#$%^&*()-_=+|{},<.>/?"
 _LOWER = "abcdefghijklmnopqrstuvwxyz"
-_KINDS = (frozenset(_LOWER), frozenset(_LOWER.upper()), frozenset("0123456789"), frozenset(SPECIALS))
-_ALLOWED = frozenset().union(*_KINDS)
+_KINDS = (frozenset(_LOWER), frozenset(_LOWER.upper()), frozenset("0123456789"))
 # Generated ones are pasted into shells, URLs and TOML files: only specials that mean nothing there.
 _PLAIN = _LOWER + _LOWER.upper() + "0123456789-_."
 _GENERATED = 24  # characters: 144 bits, no guessing
@@ -27,14 +28,24 @@ _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, hash
 _nobody = _hasher.hash(secrets.token_hex(16))
 
 
-def complexity_fault(password: str) -> str | None:
+def complexity_fault(password: str, specials: str = SPECIALS) -> str | None:
     """Why `password` may not protect an instance; None when it may."""
+    kinds = (*_KINDS, frozenset(specials))
     if not SHORTEST <= len(password) <= LONGEST:
         return f"it must be {SHORTEST} to {LONGEST} characters long"
-    if not _ALLOWED.issuperset(password):
-        return f"only letters, digits and {SPECIALS} are allowed"
-    if sum(not kind.isdisjoint(password) for kind in _KINDS) < 3:
+    if not frozenset().union(*kinds).issuperset(password):
+        return f"only letters, digits and {specials} are allowed"
+    if sum(not kind.isdisjoint(password) for kind in kinds) < 3:
         return "it must have at least three of lower case, upper case, digits and special characters"
+    return None
+
+
+def account_fault(name: str, password: str) -> str | None:
+    """Why `password` may not protect the account of that name; None when it may."""
+    if (why := complexity_fault(password, ACCOUNT_SPECIALS)) is not None:
+        return why
+    if name in password or name[::-1] in password:
+        return "it must not contain the account's name, forwards or backwards"
     return None
 
 

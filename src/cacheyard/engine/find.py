@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,9 +21,11 @@ from cacheyard.domain.engines import Engine
 
 log = structlog.get_logger()
 
+PROXY = "cacheyard-proxy"
 SERVERS = ("redis-server", "valkey-server")
 PLACES = ("/usr/bin", "/usr/local/bin", "/usr/sbin", "/sbin")  # besides PATH, which services often lack
 PROBE_SECONDS = 2.0  # a probe takes 3 to 15 ms; this is for a binary that hangs
+_PROXY_VERSION = re.compile(rf"{PROXY} (\d+\.\d+\.\d+)")
 _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)", re.IGNORECASE)
 
 
@@ -45,19 +48,63 @@ def engines(environ: Mapping[str, str] = os.environ) -> list[Engine]:
     return sorted(found, key=lambda engine: (engine.version, engine.name, engine.binary))
 
 
+def proxy(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The native proxy's program: what `CACHEYARD_PROXY` names; else beside the Python that runs this, where
+    its package puts it, or in PATH."""
+    if (given := environ.get("CACHEYARD_PROXY")) is not None:
+        return given if os.access(given, os.X_OK) else None
+    beside = Path(sys.executable).parent / PROXY
+    if os.access(beside, os.X_OK):
+        return str(beside)
+    return shutil.which(PROXY, path=environ.get("PATH"))
+
+
+def proxy_version(program: str) -> str | None:
+    """What the native proxy's program says that it is; None when it does not run here, and why in the log."""
+    try:
+        said = _run(program, "--version")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("proxy left out", program=program, why=str(error))
+        return None
+    match = _PROXY_VERSION.fullmatch(said.strip())
+    if match is None:
+        log.warning("proxy left out", program=program, why=f"--version says {said[:80]!r}")
+        return None
+    return match.group(1)
+
+
 def abilities(environ: Mapping[str, str] = os.environ) -> list[Ability]:
     """What this machine has and lacks, for people."""
-    with ThreadPoolExecutor(4) as threads:
+    with ThreadPoolExecutor(5) as threads:
         servers = threads.submit(engines, environ)
+        proxies = threads.submit(_of_proxy, environ)
         tools = [
             threads.submit(_tool, environ, name, arguments, without)
             for name, arguments, without in (
                 ("memcached", ("-V",), "Memcached instances cannot be created."),
                 ("nft", ("--version",), "Whitelists are refused, as there is nothing to enforce them."),
-                ("tc", ("-V",), "Bandwidth limits are refused, as there is nothing to enforce them."),
+                ("tc", ("-V",), "Clients cannot be held to a bandwidth (bandwidth_caps)."),
             )
         ]
-        return [*_of_servers(servers.result()), *(tool.result() for tool in tools)]
+        return [*_of_servers(servers.result()), proxies.result(), *(tool.result() for tool in tools)]
+
+
+def _of_proxy(environ: Mapping[str, str]) -> Ability:
+    program = proxy(environ)
+    version = proxy_version(program) if program is not None else None
+    if version is not None:
+        return Ability(name=PROXY, found=True, detail=f"{version} at {program}", without="")
+    why = f"{program} does not run here" if program is not None else "not built"
+    if program is None and _cargo(environ) is None:
+        why += ", and there is no cargo to build it with"
+    without = "Proxy Cluster (proxy) and read/write splitting (ha_rw_split) are refused."
+    return Ability(name=PROXY, found=False, detail=why, without=without)
+
+
+def _cargo(environ: Mapping[str, str]) -> str | None:
+    """What builds the proxy: found as scripts/proxy finds it."""
+    places = [environ.get("PATH", ""), str(Path(environ.get("HOME", "")) / ".cargo" / "bin")]
+    return shutil.which("cargo", path=os.pathsep.join(places))
 
 
 def _of_servers(found: list[Engine]) -> list[Ability]:
@@ -79,7 +126,7 @@ def _of_servers(found: list[Engine]) -> list[Ability]:
                 name="redis 7.0",
                 found=False,
                 detail=f"the newest is {found[-1].version_text}",
-                without="Engine version 7.0 is refused, and Redis Cluster on one machine.",
+                without="Engine version 7.0 is refused.",
             )
         )
     with_tls = [engine for engine in found if engine.tls]

@@ -13,22 +13,32 @@ from pathlib import Path
 import msgspec
 
 from cacheyard.domain.nodes import AclUser, NodeSettings
+from cacheyard.domain.parameters import HZ, HZ_CLUSTER
+from cacheyard.engine import tls
 
 INTERNAL_USER = "cacheyard"  # cacheyard itself; tenants cannot take the name
 # Replication logs in with a user and a password of its own, which can do nothing else: tenants may read
 # all parameters, `masterauth` too.
 REPLICATION_USER = "cacheyard-replication"
-RESERVED_USERS = frozenset({INTERNAL_USER, REPLICATION_USER})
+# So do the Sentinels, which keep their password in a file.
+SENTINEL_USER = "cacheyard-sentinel"
+# And so do proxies, for what they ask themselves; a client's commands go by the client's own account.
+PROXY_USER = "cacheyard-proxy"
+RESERVED_USERS = frozenset({INTERNAL_USER, REPLICATION_USER, SENTINEL_USER, PROXY_USER})
 
-# How often a server looks after its time-outs and expired keys. 100 idle servers of 7.0 cost 10.6 % of a
-# core at Redis' own 10 and 1.5 % at 1, but at 1 a stop takes a second. Redis Cluster counts on 10.
-HZ = "4"
-HZ_CLUSTER = "10"
+# How long a master may be silent until Sentinel or the cluster puts another in its place. A dead or stopped
+# process is known sooner, by the agent; this is for a command that takes too long, and while there is none.
+SILENT_MS = 5000
+
+# A member of a cluster that follows a server which is in none never hears of it by the cluster's bus. It must
+# not count as dead: for some seconds after that the member would take no writes in its place.
+ADOPTED_MS = 24 * 3600 * 1000
 
 CONF = "redis.conf"
 ACL = "users.acl"
 LOG = "redis.log"
 DUMP = "dump.rdb"
+NODES_CONF = "nodes.conf"  # Redis Cluster's own: who the members are
 
 # Names that older servers do not know, by the first version that does.
 _SINCE: dict[str, tuple[int, int, int]] = {
@@ -41,7 +51,7 @@ _SINCE: dict[str, tuple[int, int, int]] = {
     "busy-reply-threshold": (7, 0, 0),
     "maxmemory-clients": (7, 0, 0),
     "cluster-allow-pubsubshard-when-down": (7, 0, 0),
-    "cluster-announce-hostname": (7, 0, 0),
+    "cluster-allow-replica-migration": (7, 0, 0),
 }
 _OLD_NAMES = {"busy-reply-threshold": "lua-time-limit"}  # new name to the one before 7.0
 _MANY_WORDS = {
@@ -50,6 +60,15 @@ _MANY_WORDS = {
     "client-output-buffer-limit",
     "oom-score-adj-values",
 }  # values not quoted whole
+
+
+# What Sentinel's documentation says it needs. CONFIG REWRITE is part of its transactions; it changes nothing
+# here, as servers read their configuration from where nothing can be written.
+_SENTINEL_RULES = (
+    *("resetchannels", "&__sentinel__:hello"),  # servers before 7.0 begin with all channels
+    *("+multi", "+exec", "+slaveof", "+replicaof", "+ping", "+role", "+info", "+publish", "+subscribe"),
+    *("+config|rewrite", "+client|setname", "+client|kill", "+script|kill"),
+)
 
 
 class Rendered(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +101,8 @@ def render(
         "enable-protected-configs": "no",
         "enable-debug-command": "no",
         "enable-module-command": "no",
+        "cluster-enabled": "yes" if settings.clustered else "no",
+        "cluster-config-file": NODES_CONF,
     }
     changeable = live(settings, server)
     if from_dump:
@@ -89,16 +110,17 @@ def render(
     lines = [_line(name, value) for name, value in for_version(fixed, server).items()]
     for name, value in changeable.items():
         lines += _lines(name, value)
+    encryption, gate = tls.for_start(settings, secret)
+    lines += [_line(name, value) for name, value in encryption.items()]
     lines += [_line("rename-command", f"{old} {_word(new)}") for old, new in settings.rename_commands.items()]
-    if settings.replica_of is not None:
+    if settings.replica_of is not None and not settings.clustered:
         lines.append(f"replicaof {settings.replica_of.ip} {settings.replica_of.port}")
-    gate = [*(_line(name, value) for name, value in replication(secret).items()), f"port {settings.port}"]
-    return Rendered(file=_text(lines), gate=_text(gate), acl=_text(acl_lines(settings.users, secret)))
+    said = [_line(name, value) for name, value in (replication(secret) | gate).items()]
+    return Rendered(file=_text(lines), gate=_text(said), acl=_text(acl_lines(settings.users, secret)))
 
 
 def live(settings: NodeSettings, server: tuple[int, int, int]) -> dict[str, str]:
     """What `CONFIG SET` can change in a running server, with its wanted value. No secrets."""
-    clustered = settings.parameters.get("cluster-enabled") == "yes"
     chosen = {
         "bind": " ".join(settings.bind),
         "protected-mode": "no",
@@ -118,9 +140,19 @@ def live(settings: NodeSettings, server: tuple[int, int, int]) -> dict[str, str]
         "shutdown-timeout": "5",
         "tcp-keepalive": "60",
         "loglevel": "notice",
-        "hz": HZ_CLUSTER if clustered else HZ,
+        "hz": str(HZ_CLUSTER if settings.clustered else HZ),
         "dynamic-hz": "yes",
+        "replica-priority": str(settings.priority),
     }
+    if settings.clustered:
+        chosen |= {
+            "cluster-announce-ip": settings.bind[0],
+            "cluster-node-timeout": str(SILENT_MS if settings.replica_of is None else ADOPTED_MS),
+            "cluster-require-full-coverage": "no",  # else a failover of one shard stops all others
+            "cluster-allow-replica-migration": "no",  # replicas are moved by tasks alone
+            "cluster-migration-barrier": "1000",  # the same, for servers before 7.0
+            "cluster-replica-no-failover": "yes" if settings.priority == 0 else "no",
+        }
     chosen.update(settings.parameters)
     chosen["appendonly"] = "yes" if append_only(settings) else "no"
     return for_version(chosen, server)
@@ -151,7 +183,15 @@ def acl_lines(users: tuple[AclUser, ...], secret: str) -> list[str]:
         password_sha256=digest(replication(secret)["masterauth"]),
         rules=("+psync", "+replconf", "+ping"),
     )
-    everyone = {user.name: user for user in (*users, internal, replicas)}
+    sentinels = AclUser(
+        name=SENTINEL_USER, password_sha256=digest(sentinel_password(secret)), rules=_SENTINEL_RULES
+    )
+    proxies = AclUser(
+        name=PROXY_USER,
+        password_sha256=digest(proxy_password(secret)),
+        rules=("+cluster|slots", "+cluster|nodes", "+role", "+info", "+ping"),
+    )
+    everyone = {user.name: user for user in (*users, internal, replicas, sentinels, proxies)}
     lines = [f"user {user.name} {' '.join(acl_rules(user))}" for user in everyone.values()]
     if "default" not in everyone:
         lines.insert(0, "user default reset")
@@ -168,6 +208,16 @@ def replication(secret: str) -> dict[str, str]:
     """How a replica logs in at its master. The password tells nothing of the secret it is made from."""
     password = hmac.new(secret.encode(), b"replication", hashlib.sha256).hexdigest()
     return {"masteruser": REPLICATION_USER, "masterauth": password}
+
+
+def sentinel_password(secret: str) -> str:
+    """How Sentinels log in. It tells nothing of the secret it is made from."""
+    return hmac.new(secret.encode(), b"sentinel", hashlib.sha256).hexdigest()
+
+
+def proxy_password(secret: str) -> str:
+    """How proxies log in. It tells nothing of the secret it is made from."""
+    return hmac.new(secret.encode(), b"proxy", hashlib.sha256).hexdigest()
 
 
 def digest(secret: str) -> str:

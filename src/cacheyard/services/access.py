@@ -16,15 +16,15 @@ from cacheyard.contract.types import (
     ResetPasswordResponse,
     UpdatePasswordResponse,
 )
-from cacheyard.domain import passwords
-from cacheyard.domain.instances import LOCK_AFTER, LOCK_MINUTES, Instance
+from cacheyard.domain import lockout, passwords
+from cacheyard.domain.accounts import AccountStatus, default_id
+from cacheyard.domain.instances import Instance
 from cacheyard.domain.statuses import Status
 from cacheyard.domain.tasks import Change
 from cacheyard.services import users, work
 from cacheyard.services.call import Begun, Call
 from cacheyard.store import instances
 
-_MINUTE = 60_000  # ms
 _KEPT = ("no_password", "password_hash", "password_sha256")
 
 
@@ -32,8 +32,23 @@ def update_password(
     call: Call[ModifyInstancePasswordBody],
 ) -> Begun[UpdatePasswordResponse] | UpdatePasswordResponse:
     """5.2.3: the old password must be right. A wrong one is an answer with the tries left."""
-    old, new = call.body.old_password or "", call.body.new_password
-    secrets = users.new_password(new, free=False, parameter="new_password")
+    secrets = users.new_password(call.body.new_password, free=False, parameter="new_password")
+    task_id, answer = change(call, call.body.old_password or "", secrets)
+    told = UpdatePasswordResponse(**answer)
+    return told if task_id is None else Begun(told, task_id, wait=True)
+
+
+def reset_password(call: Call[ResetInstancePasswordBody]) -> Begun[ResetPasswordResponse]:
+    """5.2.4: a new password, or none from now on (`no_password_access`). Unlocks."""
+    secrets = users.new_password(
+        call.body.new_password, free=bool(call.body.no_password_access), parameter="new_password"
+    )
+    answer = ResetPasswordResponse(**lockout.SUCCESS | {"message": "The password is reset."})
+    return Begun(answer, reset(call, secrets), wait=True)
+
+
+def change(call: Call[Any], old: str, secrets: dict[str, Any]) -> tuple[str | None, dict[str, str]]:
+    """What the try comes to, and the task if it was let through. `secrets`: of `users.new_password`."""
     with call.house.store.read() as tx:
         seen = call.instance(tx)
     if seen.no_password:
@@ -43,37 +58,28 @@ def update_password(
         instance = call.instance(tx)
         if instance.password_hash != seen.password_hash:
             raise errors.BusyChangingPassword(status=instance.status)
-        if (left := _lock_left(instance)) > 0:
-            return _answer("locked", "Too many wrong passwords; the change is locked.", tries=0, left=left)
-        if not right:
-            return _count_wrong(tx, instance)
+        verdict = lockout.judge(instance, right=right, now=now_ms())
+        if not verdict.right:
+            instances.change(tx, instance.id, **verdict.counts)
+            return None, verdict.answer
         task_id = _begin(tx, call, instance, secrets)
     call.house.start_task(task_id)
-    answer = _answer("success", "The password is changed.", tries=LOCK_AFTER)
-    return Begun(answer, task_id, wait=True)
+    return task_id, verdict.answer
 
 
-def reset_password(call: Call[ResetInstancePasswordBody]) -> Begun[ResetPasswordResponse]:
-    """5.2.4: a new password, or none from now on (`no_password_access`). Unlocks."""
-    secrets = users.new_password(
-        call.body.new_password, free=bool(call.body.no_password_access), parameter="new_password"
-    )
+def reset(call: Call[Any], secrets: dict[str, Any]) -> str:
+    """The task that brings another password to the servers, whatever the old one."""
     with call.house.store.write() as tx:
-        instance = call.instance(tx)
-        task_id = _begin(tx, call, instance, secrets)
+        task_id = _begin(tx, call, call.instance(tx), secrets)
     call.house.start_task(task_id)
-    answer = ResetPasswordResponse(
-        result="success",
-        message="The password is reset.",
-        retry_times_left=str(LOCK_AFTER),
-        lock_time="0",
-        lock_time_left="0",
-    )
-    return Begun(answer, task_id, wait=True)
+    return task_id
 
 
 def _begin(tx: Connection, call: Call[Any], instance: Instance, secrets: dict[str, Any]) -> str:
     """The new password is in the row at once; the task brings it to the servers, or the old one back."""
+    if secrets["no_password"] and (instance.public_access is not None or instance.ssl):
+        why = "TLS is on" if instance.ssl else "public access is on"
+        raise errors.Invalid(parameter="no_password_access", why=why)
     task_id = work.begin(
         tx,
         call.who,
@@ -81,35 +87,10 @@ def _begin(tx: Connection, call: Call[Any], instance: Instance, secrets: dict[st
         Change.RECONFIGURE,
         name="modify",
         status=Status.RUNNING,
-        arguments={"undo": {name: getattr(instance, name) for name in _KEPT}},
+        arguments={
+            "undo": {name: getattr(instance, name) for name in _KEPT},
+            "account": {"id": default_id(instance.id), "status": AccountStatus.UPDATING},
+        },
     )
     instances.change(tx, instance.id, wrong_passwords=0, locked_until=None, **secrets)
     return task_id
-
-
-def _lock_left(instance: Instance) -> int:
-    """Whole minutes that the lock still holds; 0: there is none."""
-    left = (instance.locked_until or 0) - now_ms()
-    return 0 if left <= 0 else -(-left // _MINUTE)
-
-
-def _count_wrong(tx: Connection, instance: Instance) -> UpdatePasswordResponse:
-    wrong = instance.wrong_passwords + 1
-    if wrong >= LOCK_AFTER:
-        instances.change(tx, instance.id, wrong_passwords=0, locked_until=now_ms() + LOCK_MINUTES * _MINUTE)
-        return _answer(
-            "locked", "Too many wrong passwords; the change is locked.", tries=0, left=LOCK_MINUTES
-        )
-    instances.change(tx, instance.id, wrong_passwords=wrong)
-    return _answer("passwordFailed", "The old password is wrong.", tries=LOCK_AFTER - wrong)
-
-
-def _answer(result: str, message: str, *, tries: int, left: int = 0) -> UpdatePasswordResponse:
-    """Minutes and tries as text, as clients expect them."""
-    return UpdatePasswordResponse(
-        result=result,
-        message=message,
-        retry_times_left=str(tries),
-        lock_time=str(LOCK_MINUTES if left else 0),
-        lock_time_left=str(left),
-    )

@@ -16,6 +16,7 @@ from cacheyard.domain.permissions import SYSTEM_ROLES
 from cacheyard.errors import Invalid, Refused
 from cacheyard.ids import new_id
 from cacheyard.store import identity as rows
+from cacheyard.store import policies
 from cacheyard.store.db import Store
 from cacheyard.store.secrets import Sealer
 
@@ -36,12 +37,18 @@ class Exists(Refused):
     status = 409
 
 
+class Needed(Refused):
+    """The {what} {name} cannot be deleted: {why}."""
+
+    status = 409
+
+
 def add_user(store: Store, name: str, password: str | None = None) -> tuple[User, str]:
     """A new user in the first domain, and its password (a generated one unless it is given)."""
     secret = _good(password) if password is not None else generate_password()
     hashed = hash_password(secret)
     with store.write() as tx:
-        if rows.user(tx, name=_named(name)) is not None:
+        if rows.user(tx, name=checked_name(name)) is not None:
             raise Exists(what="user", name=name)
         domain = rows.domain(tx)
         if domain is None:
@@ -67,11 +74,22 @@ def list_users(store: Store) -> list[User]:
 def enable_user(store: Store, name: str, enabled: bool) -> User:
     """Let a user in again, or shut them out: their tokens are revoked and their keys sign nothing."""
     with store.write() as tx:
-        user = _user(tx, name)
+        user = user_named(tx, name)
         rows.change_user(tx, user.id, enabled=enabled)
         if not enabled:
             rows.remove_tokens_of(tx, user.id)
-        return _user(tx, name)
+        return user_named(tx, name)
+
+
+def delete_user(store: Store, name: str) -> None:
+    """Delete a user with all that is theirs: grants, memberships, tokens, keys. Instances stay, as they are
+    the project's, and the audit log keeps the name."""
+    with store.write() as tx:
+        user = user_named(tx, name)
+        first = rows.fact(tx, "bootstrap")
+        if first is not None and first["user_id"] == user.id:
+            raise Needed(what="user", name=name, why="it is the first user; disable it instead")
+        rows.remove_user(tx, user.id)
 
 
 def set_password(store: Store, sealer: Sealer, name: str, password: str | None = None) -> str:
@@ -79,7 +97,7 @@ def set_password(store: Store, sealer: Sealer, name: str, password: str | None =
     secret = _good(password) if password is not None else generate_password()
     hashed = hash_password(secret)
     with store.write() as tx:
-        user = _user(tx, name)
+        user = user_named(tx, name)
         rows.change_user(tx, user.id, password_hash=hashed)
         rows.remove_tokens_of(tx, user.id)
         first = rows.fact(tx, "bootstrap")
@@ -91,7 +109,7 @@ def set_password(store: Store, sealer: Sealer, name: str, password: str | None =
 def add_project(store: Store, name: str, description: str = "") -> Project:
     """A new project in the first domain. Nobody has a role on it yet."""
     with store.write() as tx:
-        if rows.project(tx, name=_named(name)) is not None:
+        if rows.project(tx, name=checked_name(name)) is not None:
             raise Exists(what="project", name=name)
         domain = rows.domain(tx)
         if domain is None:
@@ -113,38 +131,50 @@ def list_projects(store: Store) -> list[Project]:
         return rows.all_projects(tx)
 
 
+def check_role(tx: Connection, role: str) -> str:
+    """The name of a system role or of a custom policy, as it is given. Raises `Invalid`."""
+    if role not in SYSTEM_ROLES and policies.get(tx, role) is None:
+        there = [*SYSTEM_ROLES, *(policy.name for policy in policies.every(tx))]
+        raise Invalid(parameter="role", why=f"it must be one of {', '.join(there)}")
+    return role
+
+
 def grant(store: Store, user: str, project: str, role: str) -> None:
-    """Give a user (by name) a role on a project (by name)."""
-    if role not in SYSTEM_ROLES:
-        raise Invalid(parameter="role", why=f"it must be one of {', '.join(SYSTEM_ROLES)}")
+    """Give a user (by name) a role or a custom policy on a project (by name)."""
     with store.write() as tx:
-        rows.grant(tx, _user(tx, user).id, _project(tx, project).id, role)
+        rows.grant(tx, user_named(tx, user).id, project_named(tx, project).id, check_role(tx, role))
 
 
 def revoke(store: Store, user: str, project: str, role: str) -> None:
     """Take a role away again; it counts from the next request on."""
     with store.write() as tx:
-        if not rows.revoke(tx, _user(tx, user).id, _project(tx, project).id, role):
+        if not rows.revoke(tx, user_named(tx, user).id, project_named(tx, project).id, role):
             raise Unknown(what="role", name=f"{role} of {user} on {project}")
 
 
-def list_roles(store: Store, user: str) -> list[tuple[str, str]]:
-    """A user's roles, as (project name, role)."""
+def list_roles(store: Store, user: str) -> list[tuple[str, str, str]]:
+    """What a user has been granted, as (project name, role, group): own ones have no group."""
     with store.read() as tx:
+        who = user_named(tx, user)
         names = {project.id: project.name for project in rows.all_projects(tx)}
-        return [(names[project], role) for project, role in rows.all_roles(tx, _user(tx, user).id)]
+        own = [(project, role, "") for project, role in rows.own_roles(tx, who.id)]
+        mine = [group for group in policies.groups(tx) if who.id in policies.members(tx, group.id)]
+        shared = [
+            (project, role, group.name) for group in mine for project, role in policies.grants(tx, group.id)
+        ]
+        return [(names[project], role, group) for project, role, group in own + shared]
 
 
 def create_access_key(store: Store, sealer: Sealer, user: str) -> NewAccessKey:
     """A new key pair for a user. The secret is never shown again."""
     with store.write() as tx:
-        return new_key(tx, sealer, _user(tx, user).id)
+        return new_key(tx, sealer, user_named(tx, user).id)
 
 
 def list_access_keys(store: Store, user: str | None = None) -> list[AccessKey]:
     """Keys without secrets; of one user when named."""
     with store.read() as tx:
-        return rows.keys(tx, _user(tx, user).id if user is not None else None)
+        return rows.keys(tx, user_named(tx, user).id if user is not None else None)
 
 
 def delete_access_key(store: Store, access: str) -> None:
@@ -164,21 +194,24 @@ def new_key(tx: Connection, sealer: Sealer, user_id: str) -> NewAccessKey:
     return key
 
 
-def _user(tx: Connection, name: str) -> User:
+def user_named(tx: Connection, name: str) -> User:
+    """The user of that name. Raises `Unknown`."""
     user = rows.user(tx, name=name)
     if user is None:
         raise Unknown(what="user", name=name)
     return user
 
 
-def _project(tx: Connection, name: str) -> Project:
+def project_named(tx: Connection, name: str) -> Project:
+    """The project of that name. Raises `Unknown`."""
     project = rows.project(tx, name=name)
     if project is None:
         raise Unknown(what="project", name=name)
     return project
 
 
-def _named(name: str) -> str:
+def checked_name(name: str) -> str:
+    """A name for anything here, as it is given."""
     if not 1 <= len(name) <= 64 or name != name.strip():
         raise Invalid(parameter="name", why="it must have 1 to 64 characters and no space around them")
     return name

@@ -28,7 +28,13 @@ from cacheyard.store import tasks
 D = TypeVar("D")
 
 PAGE = 10
-_JOB_STATUS = {TaskStatus.EXECUTING: "RUNNING", TaskStatus.SUCCESS: "SUCCESS", TaskStatus.FAILED: "FAIL"}
+_JOB_STATUS = {
+    TaskStatus.WAITING: "INIT",
+    TaskStatus.EXECUTING: "RUNNING",
+    TaskStatus.SUCCESS: "SUCCESS",
+    TaskStatus.FAILED: "FAIL",
+}
+_ENDED = (TaskStatus.SUCCESS, TaskStatus.FAILED)
 
 
 def list_background_task(call: Call[None]) -> ListBackgroundTaskResponse:
@@ -95,13 +101,13 @@ def show_job_info(call: Call[None]) -> ShowJobInfoResponse:
         job_type=task.name,
         status=_JOB_STATUS[task.status],
         begin_time=str(task.created_at),
-        end_time=None if task.status is TaskStatus.EXECUTING else str(task.updated_at),
+        end_time=str(task.updated_at) if task.status in _ENDED else None,
         fail_reason=task.error,
     )
 
 
 def delete_background_task(call: Call[None]) -> DeleteBackgroundTaskResponse:
-    """5.12.2: delete the record of a task that has ended."""
+    """5.12.2: delete the record of a task that has ended, or cancel one that waits for its time."""
     with call.house.store.read() as tx:
         call.instance(tx)
     _delete(call, str(call.parameters["instance_id"]))

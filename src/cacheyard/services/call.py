@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import msgspec
 from sqlalchemy import Connection
 
 from cacheyard import errors
@@ -14,6 +15,8 @@ from cacheyard.settings import Settings
 from cacheyard.store import instances
 from cacheyard.store.db import Store
 from cacheyard.store.secrets import Sealer
+
+DRY_RUN = "X-Dry-Run"  # a header, of the operations that can be tried out
 
 B = TypeVar("B")
 A_co = TypeVar("A_co", covariant=True)
@@ -42,6 +45,11 @@ class Call(Generic[B]):
     headers: Mapping[str, str] = field(default_factory=dict)  # of the request, names in lower case
 
     @property
+    def dry_run(self) -> bool:
+        """Whether the caller only wants to know what would happen."""
+        return self.parameters.get(DRY_RUN) is True
+
+    @property
     def project_id(self) -> str:
         """The project that the path names, which is the caller's."""
         return str(self.parameters["project_id"])
@@ -53,6 +61,10 @@ class Call(Generic[B]):
         if found is None or found.project_id != self.project_id:
             raise errors.NoSuchInstance
         return found
+
+
+class NoContent(msgspec.Struct, frozen=True):
+    """The answer of an operation that answers something as a rule, and had nothing to do."""
 
 
 @dataclass(frozen=True)

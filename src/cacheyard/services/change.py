@@ -1,4 +1,4 @@
-"""Chapter 5.1, the changing and unmaking: update, resize, delete."""
+"""Chapter 5.1, the changing and unmaking: update and delete."""
 
 from typing import Any
 
@@ -10,16 +10,14 @@ from cacheyard.contract.types import (
     BatchDeleteInstancesResponse,
     BatchOpsResult,
     ModifyInstanceBody,
-    ResizeInstanceBody,
 )
-from cacheyard.domain import flavors, placement
-from cacheyard.domain.instances import BATCH, FILLED, Instance, rename_fault
+from cacheyard.domain.instances import BATCH, Instance, new_names, port_fault, rename_fault
 from cacheyard.domain.statuses import AT_REST, Status
 from cacheyard.domain.tasks import Change
 from cacheyard.services import work
 from cacheyard.services.call import Begun, Call, busy
-from cacheyard.services.lifecycle import backup_policy, check_security_group, checked_window
-from cacheyard.store import hosts, instances, nodes
+from cacheyard.services.lifecycle import backup_policy, check_security_group, checked_window, wants_protection
+from cacheyard.store import instances, tasks
 
 
 def update_instance(call: Call[ModifyInstanceBody]) -> Begun[None] | None:
@@ -32,6 +30,8 @@ def update_instance(call: Call[ModifyInstanceBody]) -> Begun[None] | None:
         instance = call.instance(tx)
         renamed = _new_names(instance, body)
         moved = body.port if body.port not in (None, instance.port) else None
+        if moved is not None and (why := port_fault(instance.cache_mode, moved)) is not None:
+            raise errors.Invalid(parameter="port", why=why)
         _record(tx, call, instance)
         if moved is None and renamed is None:
             return None
@@ -46,43 +46,13 @@ def update_instance(call: Call[ModifyInstanceBody]) -> Begun[None] | None:
             arguments={"incarnations": work.next_incarnations(tx, instance.id), "undo": kept},
             details={"old_port": instance.port, "new_port": moved}
             if moved is not None
-            else {"rename_commands": sorted(renamed or {})},
+            else {"rename_commands": _renamed(instance, renamed or {})},
         )
         instances.change(
             tx,
             instance.id,
             port=moved if moved is not None else instance.port,
             rename_commands=renamed if renamed is not None else instance.rename_commands,
-        )
-    call.house.start_task(task_id)
-    return Begun(None, task_id)
-
-
-def resize_instance(call: Call[ResizeInstanceBody]) -> Begun[None]:
-    """5.1.7: another capacity. Live: the servers run on with a new memory limit."""
-    body = call.body
-    with call.house.store.write() as tx:
-        instance = call.instance(tx)
-        old, new = _resize_flavors(call, instance)
-        _check_room(tx, call, instance, old, new)
-        task_id = work.begin(
-            tx,
-            call.who,
-            instance,
-            Change.RESIZE,
-            name="EXTEND",
-            status=Status.EXTENDING,
-            arguments={"spec_code": new.spec_code, "old_spec_code": instance.spec_code},
-            details={
-                "old_capacity": old.capacity_text,
-                "new_capacity": new.capacity_text,
-                "old_resource_spec_code": instance.spec_code,
-                "new_resource_spec_code": body.spec_code,
-                "old_cache_mode": old.cache_mode,
-                "new_cache_mode": new.cache_mode,
-                "old_replica_num": old.nodes_per_shard,
-                "new_replica_num": new.nodes_per_shard,
-            },
         )
     call.house.start_task(task_id)
     return Begun(None, task_id)
@@ -132,9 +102,15 @@ def _delete_one(call: Call[Any], instance_id: str) -> BatchOpsResult:
 
 
 def _begin_deletion(tx: Connection, call: Call[Any], instance: Instance) -> str:
-    return work.begin(
+    """What waited for the instance's maintenance window goes along with it."""
+    if instance.protected:
+        raise errors.DeletionProtected
+    task_id = work.begin(
         tx, call.who, instance, Change.DELETE, name="delete", status=Status.DELETING, among=AT_REST
     )
+    for task in tasks.waiting(tx, instance.id):
+        tasks.remove(tx, task.id)
+    return task_id
 
 
 def _record(tx: Connection, call: Call[ModifyInstanceBody], instance: Instance) -> None:
@@ -145,6 +121,8 @@ def _record(tx: Connection, call: Call[ModifyInstanceBody], instance: Instance) 
         values["name"] = body.name
     if body.description is not None:
         values["description"] = body.description
+    if (protected := wants_protection(call)) is not None:
+        values["protected"] = protected
     if (window := checked_window(body.maintain_begin, body.maintain_end)) is not None:
         values["maintain_begin"], values["maintain_end"] = window
     if body.security_group_id:
@@ -162,69 +140,17 @@ def _record(tx: Connection, call: Call[ModifyInstanceBody], instance: Instance) 
 def _new_names(instance: Instance, body: ModifyInstanceBody) -> dict[str, str] | None:
     """The renamed commands asked for (a full replacement), if they differ from today's; None if they do not.
 
-    `{}` is what clients send when nothing is renamed; renaming a command to itself undoes a renaming.
+    Clients that rename nothing send `{}`, which names all commands as they were.
     """
-    if not body.rename_commands:
+    if body.rename_commands is None:
         return None
-    asked = {command: new for command, new in body.rename_commands.items() if new.lower() != command}
+    asked = new_names(body.rename_commands)
     if (why := rename_fault(asked)) is not None:
         raise errors.Invalid(parameter="rename_commands", why=why)
     return None if asked == instance.rename_commands else asked
 
 
-def _resize_flavors(
-    call: Call[ResizeInstanceBody], instance: Instance
-) -> tuple[flavors.Flavor, flavors.Flavor]:
-    body = call.body
-    old, new = flavors.find(instance.spec_code), flavors.find(body.spec_code or "")
-    if new is None or old is None:
-        raise errors.BadFlavor(why=f"there is no flavor {body.spec_code}")
-    if body.new_capacity is None or round(body.new_capacity * 1024) != new.capacity_mb:
-        raise errors.BadCapacity(
-            parameter="new_capacity",
-            why=f"{new.spec_code} has {new.capacity_text} GB, not {body.new_capacity:g}",
-        )
-    if new.cpu != old.cpu:
-        raise errors.CannotResize(
-            parameter="spec_code", why=f"it runs on {old.cpu}, {new.spec_code} is for {new.cpu}"
-        )
-    if new.cache_mode != old.cache_mode:
-        raise errors.NotBuilt(what=f"a resize from {old.cache_mode} to {new.cache_mode} (spec_code)")
-    if new.nodes_per_shard != old.nodes_per_shard:
-        if new.capacity_mb != old.capacity_mb:
-            raise errors.CannotResize(
-                parameter="spec_code", why="replicas and capacity change in separate requests"
-            )
-        raise errors.NotBuilt(what="a resize to another number of replicas (spec_code)")
-    if new.capacity_mb == old.capacity_mb:
-        raise errors.CannotResize(parameter="spec_code", why="the instance has this flavor already")
-    if body.change_type:
-        raise errors.CannotResize(
-            parameter="change_type", why="it is left out when only the capacity changes"
-        )
-    if body.execute_immediately is False:
-        raise errors.NotBuilt(what="execute_immediately=false, a resize in the maintenance window")
-    return old, new
-
-
-def _check_room(
-    tx: Connection, call: Call[Any], instance: Instance, old: flavors.Flavor, new: flavors.Flavor
-) -> None:
-    said = [master.figures for master in nodes.masters_of(tx, [instance.id])]
-    used_mb = max((figures.used_memory for figures in said if figures is not None), default=0) >> 20
-    if used_mb >= FILLED * new.shard_mb:
-        raise errors.BadCapacity(
-            parameter="new_capacity",
-            why=f"{used_mb} MB are used, more than {FILLED:.0%} of {new.shard_mb} MB",
-        )
-    more = new.memory_mb - old.memory_mb
-    if more <= 0:
-        return
-    settings = call.house.settings
-    used = sum(mb for _, mb in instances.sizes(tx, instance.project_id))
-    if used + new.capacity_mb - old.capacity_mb > settings.memory_quota * 1024:
-        raise errors.MemoryQuotaUsedUp(why=f"{used / 1024:g} of {settings.memory_quota} GB are used already")
-    promised = sum(flavors.memory_of(code) for code, _ in instances.sizes(tx, None))
-    fault = placement.memory_fault(hosts.every(tx), promised, more, settings.overcommit)
-    if fault is not None:
-        raise errors.ZoneSoldOut(why=fault)
+def _renamed(instance: Instance, asked: dict[str, str]) -> list[str]:
+    """The commands that will be called otherwise than now."""
+    now = instance.rename_commands
+    return sorted(command for command in {*now, *asked} if now.get(command) != asked.get(command))

@@ -6,6 +6,8 @@ with a token, a clock or a signature, and never whether a user exists.
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -91,11 +93,12 @@ def authenticate_token(store: Store, token: str | None, *, now: int) -> Principa
     if not found:
         raise Unauthenticated(why="it was never issued here, or it has been revoked")
     first = found[0]
+    known = {"user_id": first.user_id, "user_name": first.user_name}  # for the audit log
     if first.expires_at <= now:
-        raise TokenExpired
-    roles = tuple(session.role for session in found if session.role is not None)
+        raise TokenExpired(**known)
+    roles = tuple(dict.fromkeys(session.role for session in found if session.role is not None))
     if first.project_id is not None and not roles:
-        raise Unauthenticated(why="its user has no role on its project any more")
+        raise Unauthenticated(why="its user has no role on its project any more", **known)
     return Principal(
         user_id=first.user_id,
         user_name=first.user_name,
@@ -104,6 +107,7 @@ def authenticate_token(store: Store, token: str | None, *, now: int) -> Principa
         project_id=first.project_id,
         project_name=first.project_name,
         roles=roles,
+        policies=tuple(session.policy for session in found if session.policy is not None),
     )
 
 
@@ -125,7 +129,8 @@ def authenticate_signature(
             raise BadSignature(why="the access key is unknown or disabled")
         user, sealed = found
         if not signature.fits(request, authorization, sealer.open(sealed)):
-            raise BadSignature(why="it does not fit the request; check the secret key and what is signed")
+            why = "it does not fit the request; check the secret key and what is signed"
+            raise BadSignature(why=why, user_id=user.id, user_name=user.name)
     except Fault as fault:
         raise BadSignature(why=str(fault)) from None
     digest = sha256_hex(authorization.signature)
@@ -147,10 +152,10 @@ def for_project(store: Store, principal: Principal, project_id: str) -> Principa
         raise WrongProject
     with store.read() as tx:
         project = rows.project(tx, project_id=project_id)
-        roles = rows.roles_on(tx, principal.user_id, project_id)
-    if project is None or not roles:
+        granted = rows.grants_on(tx, principal.user_id, project_id)
+    if project is None or not granted:
         raise WrongProject
-    return replace(principal, project_id=project.id, project_name=project.name, roles=roles)
+    return replace(principal, project_id=project.id, project_name=project.name, **_granted(granted))
 
 
 def any_role(store: Store, principal: Principal) -> Principal:
@@ -158,5 +163,12 @@ def any_role(store: Store, principal: Principal) -> Principal:
     if principal.project_id is not None:
         return principal
     with store.read() as tx:
-        roles = {role for _, role in rows.all_roles(tx, principal.user_id)}
-    return replace(principal, roles=tuple(sorted(roles)))
+        return replace(principal, **_granted(rows.grants_of(tx, principal.user_id)))
+
+
+def _granted(grants: Sequence[rows.Grant]) -> dict[str, Any]:
+    policies = {grant.role: grant.policy for grant in grants if grant.policy is not None}
+    return {
+        "roles": tuple(sorted({grant.role for grant in grants})),
+        "policies": tuple(policies.values()),
+    }

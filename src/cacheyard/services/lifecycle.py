@@ -1,5 +1,6 @@
 """Chapter 5.1, the making: create instances. Decides and records in one transaction; the task does it."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -14,20 +15,26 @@ from cacheyard.domain.instances import (
     MAINTENANCE,
     PORT,
     Instance,
+    floats,
     maintenance_fault,
-    node_settings,
+    new_names,
+    new_node,
+    port_fault,
+    proxied,
     rename_fault,
 )
 from cacheyard.domain.network import zone_of
-from cacheyard.domain.nodes import Node, Role, Run
+from cacheyard.domain.nodes import Node, Role, Shard
+from cacheyard.domain.placement import Spot
+from cacheyard.domain.proxies import new_proxies
 from cacheyard.domain.statuses import Status
 from cacheyard.domain.tasks import Change
 from cacheyard.ids import new_id
-from cacheyard.services import tags, users, work
+from cacheyard.services import encryption, enterprise, tags, templates, users, work
 from cacheyard.services.call import Call
-from cacheyard.store import hosts, instances, network, nodes
-
-BUILT_MODES = ("single", "ha")
+from cacheyard.services.room import check_memory
+from cacheyard.store import hosts, instances, network, nodes, proxies, shards
+from cacheyard.store.db import taken_back
 
 
 def create_instance(call: Call[CreateInstanceBody]) -> CreateInstanceResponse:
@@ -39,9 +46,11 @@ def create_instance(call: Call[CreateInstanceBody]) -> CreateInstanceResponse:
     draft = _draft(call, flavor, zones)
     labels = tags.checked(body.tags or [])
     house = call.house
-    with house.store.write() as tx:
+    with house.store.write() as tx, taken_back(tx) if call.dry_run else nullcontext():
         plan = _Plan(tx, call, flavor, zones, count=len(names))
         made = [plan.make(draft | {"name": name}, labels) for name in names]
+        if call.dry_run:
+            return plan.tried(made)
     for _, task_id in made:
         house.start_task(task_id)
     return CreateInstanceResponse(
@@ -62,36 +71,43 @@ class _Plan:
     ) -> None:
         self.tx, self.call, self.flavor = tx, call, flavor
         _check_network(tx, call)
+        enterprise.chosen(tx, call.body.enterprise_project_id)
         _check_quota(tx, call, flavor, count)
+        self.chosen = templates.chosen(tx, call, flavor)
         there = hosts.every(tx)
-        engine = engines.choose(
-            [engine for host in there for engine in host.engines], str(call.body.engine_version)
-        )
+        found = [engine for host in there for engine in host.engines]
+        if call.body.enable_ssl and not flavor.proxies:
+            found = encryption.able(found)
+        engine = engines.choose(found, str(call.body.engine_version))
+        if engine is None and call.body.enable_ssl:
+            raise errors.NoSsl(why="no installed server can speak TLS")
         if engine is None:
             raise errors.BadVersion(why=f"no installed server can serve {call.body.engine_version}")
         self.engine = engine
-        spots = placement.place(there, zones, flavor.nodes_per_shard)
-        promised = sum(flavors.memory_of(code) for code, _ in instances.sizes(tx, None))
-        fault = placement.memory_fault(
-            there, promised, flavor.memory_mb * count, call.house.settings.overcommit
-        )
-        if spots is None or fault is not None:
-            raise errors.ZoneSoldOut(why=fault or "a zone of az_codes has no host")
+        spots = placement.place(there, zones, flavor.shards, flavor.nodes_per_shard)
+        if spots is None:
+            raise errors.ZoneSoldOut(why="a zone of az_codes has no host")
+        check_memory(tx, call, flavor.memory_mb * count)
         self.spots = spots
+        self.hosts = there
+        places = {spot.host_id for shard in spots for spot in shard}
+        if flavor.proxies and any(host.proxy is None for host in there if host.id in places):
+            raise errors.ZoneSoldOut(
+                why="the native proxy is not installed there; `cacheyard doctor` says how to get it"
+            )
 
     def make(self, draft: dict[str, Any], labels: list[Any]) -> tuple[Instance, str]:
-        """Write one instance with its shard, nodes and addresses, and its task."""
+        """Write one instance with its shards, nodes and addresses, and its task."""
         tx, subnet_id = self.tx, str(self.call.body.subnet_id)
-        instance_id, task_id, shard_id, now = new_id(), new_id(), new_id(), now_ms()
-        ip = network.take_address(tx, subnet_id, instance_id, self.call.body.private_ip or None)
-        # A single node's own address is the one that clients use; else that one floats.
-        ips = (
-            [ip]
-            if len(self.spots) == 1
-            else [network.take_address(tx, subnet_id, instance_id) for _ in self.spots]
-        )
+        instance_id, task_id, now = new_id(), new_id(), now_ms()
+
+        def take(wanted: str | None = None) -> str:
+            return network.take_address(tx, subnet_id, instance_id, wanted)
+
+        ip = take(self.call.body.private_ip or None)
         instance = Instance(
             **draft,
+            **self.chosen,
             id=instance_id,
             task_id=task_id,
             created_at=now,
@@ -101,33 +117,49 @@ class _Plan:
             internal_secret=self.call.house.sealer.seal(passwords.generate_password()),
         )
         instances.add(tx, instance)
-        instances.add_shard(tx, id=shard_id, instance_id=instance_id, number=0, name="group-0")
-        nodes.add(tx, [self._node(instance, shard_id, number, ips) for number in range(len(ips))])
+        # Where no address floats and no proxy has it, the one that clients know is that of the first node.
+        own = iter(() if floats(instance) or proxied(instance) else (ip,))
+        ips = [[next(own, None) or take() for _ in spots] for spots in self.spots]
+        for number, spots in enumerate(self.spots):
+            shard = Shard(id=new_id(), instance_id=instance_id, number=number, name=f"group-{number}")
+            shards.add(tx, [shard])
+            nodes.add(tx, self._shard(instance, shard, spots, ips[number]))
+        everywhere = [spot for spots in self.spots for spot in spots]
+        proxies.add(tx, new_proxies(instance, self.flavor, self.hosts, everywhere))
         instances.set_tags(tx, instance_id, labels)
         work.write(tx, self.call.who, instance, Change.CREATE, task_id=task_id, name="create")
         return instance, task_id
 
-    def _node(self, instance: Instance, shard_id: str, number: int, ips: list[str]) -> Node:
-        role = Role.MASTER if number == 0 else Role.REPLICA
-        settings = node_settings(instance, self.flavor, role=role, ip=ips[number], master_ip=ips[0])
-        return Node(
-            id=new_id(),
-            instance_id=instance.id,
-            shard_id=shard_id,
-            host_id=self.spots[number].host_id,
-            number=number,
-            kind="redis",
-            role=role,
-            az_code=self.spots[number].az_code,
-            ip=ips[number],
-            port=instance.port,
-            binary=self.engine.binary,
-            run=Run.UP,
-            incarnation=1,
-            keep_data=False,
-            generation=1,
-            settings=settings,
+    def tried(self, made: list[tuple[Instance, str]]) -> CreateInstanceResponse:
+        """What this would have made. Ids and addresses are not promised: the next request may get them."""
+        instance, task_id = made[0]
+        told = work.tried(
+            self.tx,
+            task_id,
+            spec_code=instance.spec_code,
+            internal_version=instance.internal_version,
+            nodes=self.flavor.nodes,
+            zones=[spot.az_code for shard in self.spots for spot in shard],
+            memory_mb=self.flavor.memory_mb * len(made),
         )
+        names = [Instances(instance_name=instance.name) for instance, _ in made]
+        return CreateInstanceResponse(instances=names, dry_run=told)
+
+    def _shard(self, instance: Instance, shard: Shard, spots: list[Spot], ips: list[str]) -> list[Node]:
+        return [
+            new_node(
+                instance,
+                self.flavor,
+                shard_id=shard.id,
+                number=number,
+                role=Role.MASTER if number == 0 else Role.REPLICA,
+                ip=ips[number],
+                master_ip=ips[0],
+                spot=spot,
+                binary=self.engine.binary,
+            )
+            for number, spot in enumerate(spots)
+        ]
 
 
 def _flavor(body: CreateInstanceBody) -> flavors.Flavor:
@@ -145,8 +177,6 @@ def _flavor(body: CreateInstanceBody) -> flavors.Flavor:
             parameter="capacity",
             why=f"{flavor.spec_code} has {flavor.capacity_text} GB, not {body.capacity:g}",
         )
-    if flavor.cache_mode not in BUILT_MODES:
-        raise errors.NotBuilt(what=f"spec_code {flavor.spec_code} (instance type {flavor.cache_mode})")
     if flavor.cpu != flavors.local_cpu():
         raise errors.ZoneSoldOut(
             why=f"{flavor.spec_code} is for {flavor.cpu}, this machine is {flavors.local_cpu()}"
@@ -180,17 +210,23 @@ def _draft(call: Call[CreateInstanceBody], flavor: flavors.Flavor, zones: list[s
     """The columns that need no look into the store."""
     body = call.body
     begin, end = checked_window(body.maintain_begin, body.maintain_end) or MAINTENANCE
-    if (why := rename_fault(body.rename_commands or {})) is not None:
+    renamed = new_names(body.rename_commands or {})
+    if (why := rename_fault(renamed)) is not None:
         raise errors.Invalid(parameter="rename_commands", why=why)
+    if (why := port_fault(flavor.cache_mode, body.port or PORT)) is not None:
+        raise errors.Invalid(parameter="port", why=why)
+    if body.private_ip and flavor.cache_mode == "cluster":
+        raise errors.Invalid(parameter="private_ip", why="the addresses of a Redis Cluster cannot be chosen")
     if body.access_user:
         raise errors.AccessUserUnwanted
-    if body.template_id:
-        raise errors.Invalid(parameter="template_id", why=f"there is no template {body.template_id}")
     if body.bss_param is not None and body.bss_param.charging_mode not in (None, "", "postPaid"):
         raise errors.Invalid(parameter="bss_param.charging_mode", why="only postPaid is offered")
-    for switch in ("enable_publicip", "enable_ssl"):
-        if getattr(body, switch):
-            raise errors.NotBuilt(what=f"{switch} at creation")
+    if body.enable_publicip:
+        raise errors.NotBuilt(what="enable_publicip at creation")
+    if body.enable_ssl and not encryption.sold(str(body.engine_version)):
+        raise errors.NoSsl(why=f"it is there for {' and '.join(encryption.VERSIONS)}")
+    if body.enable_ssl and body.no_password_access:
+        raise errors.PasswordFree
     secrets = users.new_password(body.password, free=bool(body.no_password_access), parameter="password")
     return {
         "project_id": call.project_id,
@@ -209,15 +245,22 @@ def _draft(call: Call[CreateInstanceBody], flavor: flavors.Flavor, zones: list[s
         "maintain_begin": begin,
         "maintain_end": end,
         "backup_policy": backup_policy(body.instance_backup_policy),
-        "rename_commands": dict(body.rename_commands or {}),
-        "template_id": None,
-        "enterprise_project_id": body.enterprise_project_id or "0",
+        "rename_commands": renamed,
+        "enterprise_project_id": body.enterprise_project_id or enterprise.DEFAULT.id,
         "wrong_passwords": 0,
         "locked_until": None,
         "user_id": call.who.user_id,
         "user_name": call.who.user_name,
         "launched_at": None,
+        "ssl": bool(body.enable_ssl),
+        "protected": wants_protection(call) or False,
     } | secrets
+
+
+def wants_protection(call: Call[Any]) -> bool | None:
+    """Whether deleting the instance is to be refused; None: the request does not say."""
+    said = call.body.deletion_protection
+    return call.parameters.get("X-Deletion-Protection") if said is None else bool(said)
 
 
 def checked_window(begin: str | None, end: str | None) -> tuple[str, str] | None:

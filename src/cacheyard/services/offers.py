@@ -19,7 +19,6 @@ from cacheyard.domain import engines, flavors
 from cacheyard.domain.instances import MAINTENANCE
 from cacheyard.domain.network import Zone, zones
 from cacheyard.services.call import Call
-from cacheyard.services.lifecycle import BUILT_MODES
 from cacheyard.store import hosts, instances
 
 
@@ -34,6 +33,7 @@ def list_flavors(call: Call[None]) -> ListFlavorsResponse:
             }
     found = engines.served([engine for host in there for engine in host.engines])
     room = sum(host.memory_mb for host in there) * call.house.settings.overcommit
+    proxies = any(host.proxy is not None for host in there)
     region = zones(call.house.region)
     if given.get("spec_code"):
         exact = flavors.find(given["spec_code"])
@@ -42,7 +42,7 @@ def list_flavors(call: Call[None]) -> ListFlavorsResponse:
         candidates = list(flavors.flavors().values())
     return ListFlavorsResponse(
         flavors=[
-            _shown(flavor, found, region if _can_be_had(flavor, found, room) else ())
+            _shown(flavor, found, region if _can_be_had(flavor, found, room, proxies) else ())
             for flavor in candidates
             if _fits(flavor, given)
         ]
@@ -99,9 +99,9 @@ def _quota(kind: str, unit: str | None, most: int, used: int) -> Resources:
     return Resources(type=kind, unit=unit, min=1, max=most, quota=most, used=used)
 
 
-def _can_be_had(flavor: flavors.Flavor, versions: frozenset[str], room_mb: float) -> bool:
+def _can_be_had(flavor: flavors.Flavor, versions: frozenset[str], room_mb: float, proxies: bool) -> bool:
     return (
-        flavor.cache_mode in BUILT_MODES
+        (proxies or not flavor.proxies)
         and flavor.cpu == flavors.local_cpu()
         and not versions.isdisjoint(flavor.engine_versions)
         and flavor.memory_mb <= room_mb
@@ -122,13 +122,18 @@ def _fits(flavor: flavors.Flavor, given: dict[str, object]) -> bool:
     return not asked or set(asked.split(";")) <= set(flavor.engine_versions)
 
 
+def proxy_number(flavor: flavors.Flavor) -> int:
+    """As it is documented: of Proxy Clusters alone."""
+    return flavor.proxies if flavor.cache_mode == "proxy" else 0
+
+
 @cache
 def _shown(flavor: flavors.Flavor, versions: frozenset[str], there: tuple[Zone, ...]) -> FlavorsItems:
     size = flavor.capacity_text
     had = [version for version in flavor.engine_versions if version in versions]
     attributes = {
         "sharding_num": flavor.shards,
-        "proxy_num": flavor.proxies,
+        "proxy_num": proxy_number(flavor),
         "db_number": flavor.databases,
         "max_memory": size,
         "max_connections": flavor.connection_limit,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
+from sqlalchemy import Connection
 
 from cacheyard.domain.identity import Principal, Project, User
 from cacheyard.domain.passwords import is_password, sha256_hex
@@ -95,7 +96,7 @@ def issue_token(
         raise Invalid(parameter="auth.identity.methods", why='it must be ["password"] or ["token"]')
     with store.read() as tx:
         project = _project(tx, user, auth.scope)
-        roles = rows.roles_on(tx, user.id, project.id) if project is not None else ()
+        roles = _roles(tx, user.id, project)
     scoped_to_domain = isinstance(auth.scope, _Scope) and auth.scope.domain is not None
     text = secrets.token_urlsafe(_BYTES)
     kept = rows.Token(
@@ -118,7 +119,7 @@ def show_token(
     kept, user = _subject(store, principal, subject, now)
     with store.read() as tx:
         project = rows.project(tx, project_id=kept.project_id) if kept.project_id else None
-        roles = rows.roles_on(tx, user.id, project.id) if project is not None else ()
+        roles = _roles(tx, user.id, project)
     body = _body(user, project, roles, kept, "password")
     if project is not None:
         body["token"]["catalog"] = catalog(base_url, region, project.id)
@@ -150,7 +151,8 @@ def _by_password(store: Store, given: _UserRef) -> User:
         kept = rows.password_hash(tx, user.id) if user is not None else None
     right = is_password(given.password, kept)
     if user is None or not right or not user.enabled or not _in_domain(user, given.domain):
-        raise WrongCredentials
+        # for the audit log; the message is the same for all
+        raise WrongCredentials(**({"user_id": user.id, "user_name": user.name} if user else {}))
     return user
 
 
@@ -188,6 +190,10 @@ def _project(tx: Any, user: User, scope: _Scope | str | None) -> Project | None:
         if named and _in_domain(user, wanted.domain):
             return project
     raise NoRoleOnScope
+
+
+def _roles(tx: Connection, user_id: str, project: Project | None) -> tuple[str, ...]:
+    return tuple(grant.role for grant in rows.grants_on(tx, user_id, project.id)) if project else ()
 
 
 def _subject(store: Store, principal: Principal, text: str | None, now: int) -> tuple[rows.Token, User]:

@@ -10,7 +10,6 @@ from cacheyard import errors
 from cacheyard.clock import iso, now_ms
 from cacheyard.contract.types import (
     BackupPolicyShowInstance,
-    BandwidthInfo,
     Features,
     InstanceBackupPolicy,
     InstanceListInfo,
@@ -20,18 +19,22 @@ from cacheyard.contract.types import (
     ListStatisticsOfRunningInstancesResponse,
     ResourceTagListInstances,
     ShowInstanceResponse,
+    ShowRenameCommandsResponse,
     StatusStatistic,
 )
 from cacheyard.domain import flavors
-from cacheyard.domain.instances import TAGS, Instance, Tag
+from cacheyard.domain.instances import TAGS, Instance, Tag, clustered, proxied
 from cacheyard.domain.network import zone_of
-from cacheyard.domain.nodes import Figures, NodeState
+from cacheyard.domain.nodes import Address, Figures, NodeState
+from cacheyard.domain.proxies import Proxy, ProxyFigures
 from cacheyard.domain.statuses import Status
+from cacheyard.services import bandwidth, client_ip, encryption, enterprise, public
 from cacheyard.services.call import Call
-from cacheyard.store import instances, network, nodes
+from cacheyard.services.names import about_names, names_of
+from cacheyard.store import instances, network, nodes, proxies
 
 PAGE = 10  # instances a list has when no limit is given
-DOWN_AFTER = 10_000  # ms that a master may be away before its instance is shown as faulty
+DOWN_AFTER = 10_000  # ms that a master, or all proxies, may be away before the instance is shown as faulty
 _COUNTED = tuple(name.removesuffix("_count") for name in StatusStatistic.__struct_fields__)
 
 
@@ -43,18 +46,21 @@ def show_instance(call: Call[None]) -> ShowInstanceResponse:
         subnet = network.subnet_by_id(tx, instance.subnet_id)
         group_id = instance.security_group_id
         group = network.get_security_group(tx, instance.project_id, group_id) if group_id else None
-    flavor = flavors.find(instance.spec_code)
+        enterprise_name = enterprise.name_of(tx, instance.enterprise_project_id)
+        flavor = flavors.find(instance.spec_code)
+        shown_bandwidth = bandwidth.info(tx, call.house, instance, flavor) if flavor else None
     region = call.house.region
-    fields = _common(instance, seen) | {
+    fields = _common(call, instance, seen) | {
         "available_zones": [zone.id for code in instance.az_codes if (zone := zone_of(region, code))],
         "subnet_name": subnet.name if subnet else None,
         "subnet_cidr": subnet.cidr if subnet else None,
         "security_group_name": group.name if group else None,
         "instance_backup_policy": _backup_policy(instance),
-        "backend_addrs": None,
-        "transparent_client_ip_enable": True,  # by nature: clients reach the server itself
+        "domain_name_info": about_names(call.house),
+        "publicip_info": public.info(instance),
+        "transparent_client_ip_enable": client_ip.passes(instance),
         "sub_status": "normal",
-        "enterprise_project_name": "default",
+        "enterprise_project_name": enterprise_name,
         "update_at": iso(instance.updated_at),
         "product_type": "generic",
         "storage_type": "DRAM",
@@ -63,7 +69,7 @@ def show_instance(call: Call[None]) -> ShowInstanceResponse:
         "db_number": flavor.databases if flavor else None,
         "replica_count": flavor.nodes_per_shard if flavor else None,
         "sharding_count": flavor.shards if flavor else None,
-        "bandwidth_info": _bandwidth(flavor) if flavor else None,
+        "bandwidth_info": shown_bandwidth,
         "cloud_service_type_code": "hws.service.type.dcs",
         "cloud_resource_type_code": "hws.resource.type.dcs3",
         "inquery_spec_code": instance.spec_code,
@@ -72,6 +78,13 @@ def show_instance(call: Call[None]) -> ShowInstanceResponse:
         "task": instance.task_id,
     }
     return ShowInstanceResponse(**fields)
+
+
+def show_rename_commands(call: Call[None]) -> ShowRenameCommandsResponse:
+    """[newer] Which commands have another name. The new names are for those who gave them."""
+    with call.house.store.read() as tx:
+        instance = call.instance(tx)
+    return ShowRenameCommandsResponse(rename_commands=sorted(instance.rename_commands))
 
 
 def list_instances(call: Call[None]) -> ListInstancesResponse:
@@ -90,7 +103,7 @@ def list_instances(call: Call[None]) -> ListInstancesResponse:
         )
         seen = _look(tx, page)
     return ListInstancesResponse(
-        instance_num=total, instances=[InstanceListInfo(**_common(instance, seen)) for instance in page]
+        instance_num=total, instances=[InstanceListInfo(**_common(call, instance, seen)) for instance in page]
     )
 
 
@@ -114,10 +127,18 @@ def list_statistics_of_running_instances(call: Call[None]) -> ListStatisticsOfRu
     """5.2.7: figures of all running instances, at most `settings.observe_seconds` old."""
     with call.house.store.read() as tx:
         running = instances.find(tx, call.project_id, instances.Wanted(statuses=[Status.RUNNING]))
-        seen = _look(tx, running)
-    return ListStatisticsOfRunningInstancesResponse(
-        statistics=[_statistic(instance, seen.figures.get(instance.id, [])) for instance in running]
-    )
+        masters = _figures(nodes.masters_of(tx, [instance.id for instance in running]))
+        behind = [instance.id for instance in running if proxied(instance)]
+        servers, before = nodes.figures_of_all(tx, behind), proxies.figures_of_all(tx, behind)
+    statistics = []
+    for instance in running:
+        mine = masters.get(instance.id, [])
+        if proxied(instance):
+            shown = _proxied_statistic(instance, mine, servers[instance.id], before[instance.id])
+        else:
+            shown = _statistic(instance, mine)
+        statistics.append(shown)
+    return ListStatisticsOfRunningInstancesResponse(statistics=statistics)
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -127,27 +148,33 @@ class _Seen(msgspec.Struct, frozen=True):
     figures: Mapping[str, list[Figures]]  # of the masters
     faulty: frozenset[str]
     vpc_names: Mapping[str, str]
+    addresses: Mapping[str, list[Address]]  # of the nodes of Redis Clusters; elsewhere there is one for all
 
 
 def _look(tx: Connection, found: Sequence[Instance]) -> _Seen:
     ids = [instance.id for instance in found]
     masters = nodes.masters_of(tx, ids)
-    figures: dict[str, list[Figures]] = {}
+    faulty = _faulty(tx, found, masters)
+    names = network.vpc_names(tx, list({instance.vpc_id for instance in found}))
+    clusters = [instance.id for instance in found if clustered(instance) and not proxied(instance)]
+    several = nodes.addresses_of(tx, clusters) if clusters else {}
+    return _Seen(instances.tags_of(tx, ids), _figures(masters), faulty, names, several)
+
+
+def _figures(masters: Sequence[nodes.Master]) -> dict[str, list[Figures]]:
+    """What they said, by instance id."""
+    found: dict[str, list[Figures]] = {}
     for master in masters:
         if master.figures is not None:
-            figures.setdefault(master.instance_id, []).append(master.figures)
-    late = now_ms() - DOWN_AFTER
-    faulty = frozenset(
-        master.instance_id for master in masters if master.state is NodeState.INACTIVE and master.since < late
-    )
-    names = network.vpc_names(tx, list({instance.vpc_id for instance in found}))
-    return _Seen(instances.tags_of(tx, ids), figures, faulty, names)
+            found.setdefault(master.instance_id, []).append(master.figures)
+    return found
 
 
-def _common(instance: Instance, seen: _Seen) -> dict[str, Any]:
+def _common(call: Call[None], instance: Instance, seen: _Seen) -> dict[str, Any]:
     """What lists and single answers have in common."""
     whole, part = divmod(instance.capacity_mb, 1024)
     used = sum(figures.used_memory for figures in seen.figures.get(instance.id, []))
+    several = seen.addresses.get(instance.id, [])
     return {
         "instance_id": instance.id,
         "name": instance.name,
@@ -162,7 +189,9 @@ def _common(instance: Instance, seen: _Seen) -> dict[str, Any]:
         "used_memory": used >> 20,
         "spec_code": instance.spec_code,
         "cpu_type": flavor.cpu if (flavor := flavors.find(instance.spec_code)) else None,
-        "ip": instance.ip,
+        "ip": ",".join(one.ip for one in several) or instance.ip,
+        "backend_addrs": ",".join(f"{one.ip}:{one.port}" for one in several) or None,
+        **names_of(call.house, instance),
         "port": instance.port,
         "vpc_id": instance.vpc_id,
         "vpc_name": seen.vpc_names.get(instance.vpc_id),
@@ -171,9 +200,10 @@ def _common(instance: Instance, seen: _Seen) -> dict[str, Any]:
         "az_codes": instance.az_codes,
         "no_password_access": "true" if instance.no_password else "false",
         "access_user": None,
-        "enable_publicip": False,
-        "enable_ssl": False,
+        **public.shown(instance),
+        "enable_ssl": instance.ssl,
         "service_upgrade": False,
+        "deletion_protection": instance.protected,
         "maintain_begin": instance.maintain_begin,
         "maintain_end": instance.maintain_end,
         "enterprise_project_id": instance.enterprise_project_id,
@@ -181,7 +211,10 @@ def _common(instance: Instance, seen: _Seen) -> dict[str, Any]:
         "user_name": instance.user_name,
         "created_at": iso(instance.created_at),
         "features": Features(
-            support_acl=False, support_transparent_client_ip=False, support_ssl=False, support_audit_log=False
+            support_acl=True,
+            support_transparent_client_ip=client_ip.can_hide(instance),
+            support_ssl=encryption.sold(instance.engine_version),
+            support_audit_log=False,
         ),
         "tags": [
             ResourceTagListInstances(key=tag.key, value=tag.value) for tag in seen.tags.get(instance.id, [])
@@ -189,8 +222,32 @@ def _common(instance: Instance, seen: _Seen) -> dict[str, Any]:
     }
 
 
+def statuses_of(tx: Connection, found: Sequence[Instance]) -> dict[str, Status]:
+    """The statuses of instances as clients know them, by id."""
+    faulty = _faulty(tx, found, nodes.masters_of(tx, [instance.id for instance in found]))
+    return {instance.id: shown_status(instance, faulty=instance.id in faulty) for instance in found}
+
+
+def _faulty(tx: Connection, found: Sequence[Instance], masters: Sequence[nodes.Master]) -> frozenset[str]:
+    """The instances that have a master which has been away for long, or whose proxies all have been."""
+    late = now_ms() - DOWN_AFTER
+    headless = {
+        master.instance_id for master in masters if master.state is NodeState.INACTIVE and master.since < late
+    }
+    before: dict[str, list[Proxy]] = {}
+    if behind := [instance.id for instance in found if proxied(instance)]:
+        for proxy in proxies.of_instances(tx, behind):
+            before.setdefault(proxy.instance_id, []).append(proxy)
+    unreachable = {
+        instance_id
+        for instance_id, all_of_them in before.items()
+        if all(one.seen_state is NodeState.INACTIVE and one.seen_since < late for one in all_of_them)
+    }
+    return frozenset(headless | unreachable)
+
+
 def shown_status(instance: Instance, *, faulty: bool = False) -> Status:
-    """As clients know it: v2 clients have no DELETING, and a master that stays away is an ERROR."""
+    """As clients know it: v2 clients have no DELETING, and one that stays out of reach is an ERROR."""
     if instance.status is Status.DELETING:
         return Status.RUNNING
     if faulty and instance.status is Status.RUNNING:
@@ -255,20 +312,6 @@ def _backup_policy(instance: Instance) -> InstanceBackupPolicy | None:
     )
 
 
-def _bandwidth(flavor: flavors.Flavor) -> BandwidthInfo:
-    return BandwidthInfo(
-        bandwidth=flavor.bandwidth,
-        assured_bandwidth=flavor.bandwidth,
-        begin_time=0,
-        end_time=0,
-        current_time=now_ms(),
-        next_expand_time=0,
-        expand_count=0,
-        max_expand_count=3,
-        task_running=False,
-    )
-
-
 def _statistic(instance: Instance, masters: Sequence[Figures]) -> InstanceStatistic:
     return InstanceStatistic(
         instance_id=instance.id,
@@ -277,7 +320,27 @@ def _statistic(instance: Instance, masters: Sequence[Figures]) -> InstanceStatis
         max_memory=instance.capacity_mb,
         cmd_get_count=sum(figures.gets for figures in masters),
         cmd_set_count=sum(figures.sets for figures in masters),
-        input_kbps=f"{sum(figures.input_kbps for figures in masters):.2f}",
-        output_kbps=f"{sum(figures.output_kbps for figures in masters):.2f}",
-        used_cpu=f"{sum(figures.cpu_seconds for figures in masters):.2f}",
+        **_load(masters, masters),
     )
+
+
+def _proxied_statistic(
+    instance: Instance,
+    masters: Sequence[Figures],
+    servers: Sequence[Figures],
+    before: Sequence[ProxyFigures],
+) -> InstanceStatistic:
+    """Clients send to proxies, which read from replicas too."""
+    return msgspec.structs.replace(
+        _statistic(instance, masters),
+        cmd_get_count=sum(figures.gets for figures in servers),
+        **_load(before, [*servers, *before]),
+    )
+
+
+def _load(net: Sequence[Figures | ProxyFigures], cpu: Sequence[Figures | ProxyFigures]) -> dict[str, str]:
+    return {
+        "input_kbps": f"{sum(figures.input_kbps for figures in net):.2f}",
+        "output_kbps": f"{sum(figures.output_kbps for figures in net):.2f}",
+        "used_cpu": f"{sum(figures.cpu_seconds for figures in cpu):.2f}",
+    }

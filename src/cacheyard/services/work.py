@@ -6,6 +6,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from cacheyard.clock import now_ms
+from cacheyard.contract.types import DryRun
+from cacheyard.domain.flavors import Flavor
 from cacheyard.domain.identity import Principal
 from cacheyard.domain.instances import Instance
 from cacheyard.domain.statuses import Status
@@ -68,6 +70,32 @@ def write(
         updated_at=now,
     )
     task_rows.add(tx, task, [shown_step(step) for step in RUNBOOKS[change]])
+
+
+def tried(tx: Connection, task_id: str, **details: Any) -> DryRun:
+    """What a task would do that was written only to be taken back."""
+    task = task_rows.get(tx, task_id)
+    assert task is not None  # noqa: S101 - it has just been written
+    return DryRun(
+        task=task.name,
+        steps=[step.name for step in task_rows.steps(tx, task_id)],
+        waits=task.status is TaskStatus.WAITING,
+        details=task.details | details,
+    )
+
+
+def flavor_details(instance: Instance, old: Flavor, new: Flavor) -> dict[str, Any]:
+    """What the task list shows of a change of the flavor."""
+    return {
+        "old_capacity": old.capacity_text,
+        "new_capacity": new.capacity_text,
+        "old_resource_spec_code": instance.spec_code,
+        "new_resource_spec_code": new.spec_code,
+        "old_cache_mode": old.cache_mode,
+        "new_cache_mode": new.cache_mode,
+        "old_replica_num": old.nodes_per_shard,
+        "new_replica_num": new.nodes_per_shard,
+    }
 
 
 def next_incarnations(tx: Connection, instance_id: str) -> dict[str, int]:

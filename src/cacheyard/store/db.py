@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 T = TypeVar("T")
 
 READERS = 4  # threads; more make SQLite slower
 BUSY_SECONDS = 30.0  # how long to wait for a writer in another process
+FAULTS = (SQLAlchemyError, sqlite3.Error)  # what is raised when the database cannot be read or written
 
 
 class Store:
@@ -89,6 +91,16 @@ class Store:
         self._probe.close()
         self._readers.dispose()
         self._writer.dispose()
+
+
+@contextmanager
+def taken_back(tx: Connection) -> Iterator[None]:
+    """What is written inside is seen inside, and then was never written."""
+    point = tx.begin_nested()
+    try:
+        yield
+    finally:
+        point.rollback()
 
 
 def _engine(url: str, pool_size: int) -> Engine:

@@ -4,19 +4,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, insert, select, union, union_all, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from cacheyard.domain.identity import AccessKey, Project, User
+from cacheyard.domain.permissions import Policy
 from cacheyard.store.rows import all_of, one_of
 from cacheyard.store.tables import (
     access_keys,
     domains,
     facts,
+    policies,
     projects,
     role_assignments,
     seen_signatures,
     tokens,
+    user_group_grants,
+    user_group_members,
     users,
 )
 
@@ -50,7 +54,7 @@ class _Signer(User, frozen=True, kw_only=True):
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a request with a token needs to know; of a user with several roles there are several."""
+    """All that a request with a token needs to know; of a user with several grants there are several."""
 
     expires_at: int
     user_id: str
@@ -60,6 +64,15 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     project_id: str | None
     project_name: str | None
     role: str | None
+    policy: Policy | None
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """A role that a user, or a group of the user, has on a project; of a custom policy, what it says."""
+
+    project_id: str
+    role: str
+    policy: Policy | None
 
 
 # --- Domains and projects -------------------------------------------------------------------------
@@ -103,7 +116,7 @@ def all_projects(tx: Connection) -> list[Project]:
 
 def projects_of(tx: Connection, user_id: str) -> list[Project]:
     """The enabled projects on which the user has a role, by name."""
-    mine = select(role_assignments.c.project_id).where(role_assignments.c.user_id == user_id)
+    mine = {grant.project_id for grant in grants_of(tx, user_id)}
     query = select(projects).where(projects.c.id.in_(mine), projects.c.enabled).order_by(projects.c.name)
     return all_of(Project, tx.execute(query))
 
@@ -140,6 +153,13 @@ def change_user(tx: Connection, user_id: str, **values: Any) -> None:
     tx.execute(update(users).where(users.c.id == user_id).values(**values))
 
 
+def remove_user(tx: Connection, user_id: str) -> None:
+    """Delete a user and every row that is the user's own."""
+    for table in (tokens, access_keys, role_assignments, user_group_members):
+        tx.execute(delete(table).where(table.c.user_id == user_id))
+    tx.execute(delete(users).where(users.c.id == user_id))
+
+
 def grant(tx: Connection, user_id: str, project_id: str, role: str) -> None:
     """Give a role on a project; giving it twice is no error."""
     values = {"user_id": user_id, "project_id": project_id, "role": role}
@@ -153,23 +173,36 @@ def revoke(tx: Connection, user_id: str, project_id: str, role: str) -> bool:
     return tx.execute(delete(role_assignments).where(*where)).rowcount > 0
 
 
-def roles_on(tx: Connection, user_id: str, project_id: str) -> tuple[str, ...]:
-    """The user's roles on a project, by name; none when the project is disabled."""
-    query = (
-        select(role_assignments.c.role)
-        .join(projects, projects.c.id == role_assignments.c.project_id)
-        .where(
-            role_assignments.c.user_id == user_id,
-            role_assignments.c.project_id == project_id,
-            projects.c.enabled,
-        )
-        .order_by(role_assignments.c.role)
-    )
-    return tuple(tx.execute(query).scalars())
+_GRANTED = (policies.c.document.label("policy"),)
+_OWN = (
+    select(role_assignments.c.project_id, role_assignments.c.role, *_GRANTED)
+    .outerjoin(policies, policies.c.name == role_assignments.c.role)
+    .where(role_assignments.c.user_id == bindparam("user_id"))
+)
+_BY_GROUP = (
+    select(user_group_grants.c.project_id, user_group_grants.c.role, *_GRANTED)
+    .join(user_group_members, user_group_members.c.group_id == user_group_grants.c.group_id)
+    .outerjoin(policies, policies.c.name == user_group_grants.c.role)
+    .where(user_group_members.c.user_id == bindparam("user_id"))
+)
+_GRANTS = union(_OWN, _BY_GROUP).order_by("project_id", "role")
 
 
-def all_roles(tx: Connection, user_id: str) -> list[tuple[str, str]]:
-    """All the user's roles as (project id, role)."""
+def grants_of(tx: Connection, user_id: str) -> list[Grant]:
+    """All that the user has been granted anywhere, also by groups; each once."""
+    return all_of(Grant, tx.execute(_GRANTS, {"user_id": user_id}))
+
+
+def grants_on(tx: Connection, user_id: str, project_id: str) -> list[Grant]:
+    """What the user has been granted on a project; nothing when the project is disabled."""
+    enabled = select(projects.c.id).where(projects.c.id == project_id, projects.c.enabled)
+    if tx.execute(enabled).first() is None:
+        return []
+    return [grant for grant in grants_of(tx, user_id) if grant.project_id == project_id]
+
+
+def own_roles(tx: Connection, user_id: str) -> list[tuple[str, str]]:
+    """The user's own roles, without those of groups, as (project id, role)."""
     query = select(role_assignments.c.project_id, role_assignments.c.role)
     query = query.where(role_assignments.c.user_id == user_id).order_by(*role_assignments.primary_key)
     return [(row.project_id, row.role) for row in tx.execute(query)]
@@ -233,31 +266,43 @@ def token(tx: Connection, digest: str) -> Token | None:
     return one_of(Token, tx.execute(query.where(tokens.c.hash == digest)))
 
 
-_SESSION = (
-    select(
-        tokens.c.expires_at,
-        users.c.id.label("user_id"),
-        users.c.name.label("user_name"),
-        domains.c.id.label("domain_id"),
-        domains.c.name.label("domain_name"),
-        tokens.c.project_id,
-        projects.c.name.label("project_name"),
-        role_assignments.c.role,
+def _session(role: Any, *, by_group: bool) -> Select[Any]:
+    found = (
+        select(
+            tokens.c.expires_at,
+            users.c.id.label("user_id"),
+            users.c.name.label("user_name"),
+            domains.c.id.label("domain_id"),
+            domains.c.name.label("domain_name"),
+            tokens.c.project_id,
+            projects.c.name.label("project_name"),
+            role.c.role,
+            *_GRANTED,
+        )
+        .join(users, users.c.id == tokens.c.user_id)
+        .join(domains, domains.c.id == users.c.domain_id)
+        .where(tokens.c.hash == bindparam("digest"), users.c.enabled)
     )
-    .join(users, users.c.id == tokens.c.user_id)
-    .join(domains, domains.c.id == users.c.domain_id)
-    .outerjoin(projects, (projects.c.id == tokens.c.project_id) & projects.c.enabled)
-    .outerjoin(
-        role_assignments,
-        (role_assignments.c.user_id == users.c.id) & (role_assignments.c.project_id == projects.c.id),
-    )
-    .where(tokens.c.hash == bindparam("digest"), users.c.enabled)
-    .order_by(role_assignments.c.role)
-)
+    on_project = (projects.c.id == tokens.c.project_id) & projects.c.enabled
+    granted = role.c.project_id == projects.c.id
+    if by_group:
+        mine = (role.c.group_id == user_group_members.c.group_id) & granted
+        found = found.join(user_group_members, user_group_members.c.user_id == users.c.id)
+        found = found.join(projects, on_project).join(role, mine)
+    else:
+        mine = (role.c.user_id == users.c.id) & granted
+        found = found.outerjoin(projects, on_project).outerjoin(role, mine)
+    return found.outerjoin(policies, policies.c.name == role.c.role)
+
+
+_SESSION = union_all(
+    _session(role_assignments, by_group=False), _session(user_group_grants, by_group=True)
+).order_by("role")
 
 
 def sessions(tx: Connection, digest: str) -> list[Session]:
-    """The token with this hash, once for each role; none when it is unknown or its user is disabled.
+    """The token with this hash, once for each grant and once more if the user has none of their own; none
+    when it is unknown or its user is disabled.
 
     One query, made ready beforehand: it is asked for every request.
     """

@@ -1,16 +1,28 @@
-"""Rows of `instances`, `shards` and `tags`."""
+"""Rows of `instances` and `tags`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from cacheyard.clock import now_ms
 from cacheyard.domain.instances import Instance, Tag
 from cacheyard.domain.statuses import Status
 from cacheyard.store import rows
-from cacheyard.store.tables import addresses, instances, shards, tags
+from cacheyard.store.tables import addresses, instances, nodes, shards, tags
 
 # Clients poll: what each poll asks is put together once.
 _BY_ID = select(instances).where(instances.c.id == bindparam("id"))
@@ -27,6 +39,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     ids: Sequence[str] | None = None
     name: str | None = None
     name_is_exact: bool = False
+    engine: str | None = None
     statuses: Sequence[Status] | None = None
     without: Sequence[Status] = ()
     ip: str | None = None
@@ -39,14 +52,16 @@ def add(tx: Connection, instance: Instance) -> None:
     tx.execute(insert(instances).values(**msgspec.to_builtins(instance)))
 
 
-def add_shard(tx: Connection, *, id: str, instance_id: str, number: int, name: str) -> None:  # noqa: A002
-    """Insert a shard."""
-    tx.execute(insert(shards).values(id=id, instance_id=instance_id, number=number, name=name))
-
-
 def get(tx: Connection, instance_id: str) -> Instance | None:
     """The instance, whosever it is."""
     return rows.one_of(Instance, tx.execute(_BY_ID, {"id": instance_id}))
+
+
+def public_at(tx: Connection, address: str, port: int) -> str | None:
+    """The instance that has that port of a public address."""
+    c = instances.c
+    query = select(c.id, c.public_access).where(c.port == port, c.public_access.is_not(null()))
+    return next((row.id for row in tx.execute(query) if row.public_access["address"] == address), None)
 
 
 def find(
@@ -76,6 +91,11 @@ def count(tx: Connection, project_id: str, wanted: Wanted) -> int:
     return tx.execute(
         select(func.count()).select_from(instances).where(_fits(project_id, wanted))
     ).scalar_one()
+
+
+def with_bandwidth(tx: Connection) -> list[Instance]:
+    """Those whose bandwidth was ever changed, or has a policy, of all projects."""
+    return rows.all_of(Instance, tx.execute(select(instances).where(instances.c.bandwidth.is_not(None))))
 
 
 def count_by_status(tx: Connection, project_id: str) -> dict[str, int]:
@@ -129,12 +149,6 @@ def remove(tx: Connection, instance_id: str) -> None:
     tx.execute(delete(instances).where(instances.c.id == instance_id))
 
 
-def shard_ids(tx: Connection, instance_id: str) -> list[str]:
-    """The instance's shards in their order."""
-    query = select(shards.c.id).where(shards.c.instance_id == instance_id).order_by(shards.c.number)
-    return [row.id for row in tx.execute(query)]
-
-
 def tags_of(tx: Connection, instance_ids: Sequence[str]) -> dict[str, list[Tag]]:
     """Tags by instance id, in the order they were given."""
     found: dict[str, list[Tag]] = {instance_id: [] for instance_id in instance_ids}
@@ -179,12 +193,16 @@ def _fits(project_id: str, wanted: Wanted) -> ColumnElement[bool]:
         tests.append(
             name == wanted.name if wanted.name_is_exact else name.contains(wanted.name, autoescape=True)
         )
+    if wanted.engine is not None:
+        tests.append(columns.engine == wanted.engine)
     if wanted.statuses is not None:
         tests.append(columns.status.in_(list(wanted.statuses)))
     if wanted.without:
         tests.append(columns.status.not_in(list(wanted.without)))
     if wanted.ip:
-        tests.append(columns.ip.contains(wanted.ip, autoescape=True))
+        own = select(nodes.c.instance_id).where(nodes.c.ip.contains(wanted.ip, autoescape=True))
+        of_cluster = and_(columns.cache_mode == "cluster", columns.id.in_(own))
+        tests.append(or_(columns.ip.contains(wanted.ip, autoescape=True), of_cluster))
     if wanted.capacity_mb is not None:
         tests.append(columns.capacity_mb == wanted.capacity_mb)
     for key, value in wanted.tags:

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 _HERE = Path(__file__).parent / "migrations"
-HEAD = "0001"  # a test holds this to the newest file in migrations/versions
+HEAD = "0002"  # a test holds this to the newest file in migrations/versions
 
 
 def migrate(database: Path) -> None:
@@ -26,6 +26,7 @@ def _create(database: Path) -> None:
 
     fresh = database.with_name(database.name + ".new")
     fresh.unlink(missing_ok=True)
+    fresh.touch(mode=0o600)  # it has hashes of passwords, and the directory may have been there before us
     metadata.create_all(create_engine(f"sqlite:///{fresh}", poolclass=NullPool))
     with closing(sqlite3.connect(fresh)) as connection, connection:
         connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")

@@ -6,6 +6,8 @@ user's password that `up` prints) is sealed with AES-GCM. What only needs checki
 """
 
 import base64
+import hashlib
+import hmac
 import os
 from pathlib import Path
 
@@ -19,6 +21,7 @@ class Sealer:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
+        self._signing = hmac.new(key, b"signatures", hashlib.sha256).digest()
 
     @classmethod
     def of(cls, file: Path) -> "Sealer":
@@ -42,6 +45,10 @@ class Sealer:
         """`text`, sealed; each time differently."""
         nonce = os.urandom(_NONCE)
         return base64.b64encode(nonce + self._cipher.encrypt(nonce, text.encode(), None)).decode()
+
+    def sign(self, purpose: str, text: str) -> str:
+        """A signature of `text` that nobody else can make, of no use for another purpose."""
+        return hmac.new(self._signing, f"{purpose}\0{text}".encode(), hashlib.sha256).hexdigest()
 
     def open(self, sealed: str) -> str:
         """What was sealed. Raises `cryptography.exceptions.InvalidTag` when the key is another."""

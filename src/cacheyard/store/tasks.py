@@ -13,14 +13,15 @@ from cacheyard.store.tables import task_steps, tasks
 
 
 def add(tx: Connection, task: Task, steps: Sequence[str]) -> None:
-    """Insert a task with its steps: the first under way, the others waiting."""
+    """Insert a task with its steps: the first under way, the others waiting. All do if the task does."""
     tx.execute(insert(tasks).values(**msgspec.to_builtins(task)))
     waiting = [
         {"task_id": task.id, "number": number, "name": name, "status": StepStatus.WAITING}
         for number, name in enumerate(steps)
     ]
     tx.execute(insert(task_steps), waiting)
-    begin_step(tx, task.id, 0)
+    if task.status is TaskStatus.EXECUTING:
+        begin_step(tx, task.id, 0)
 
 
 def get(tx: Connection, task_id: str) -> Task | None:
@@ -32,6 +33,26 @@ def unfinished(tx: Connection) -> list[str]:
     """Ids of the tasks that have not ended, oldest first."""
     query = select(tasks.c.id).where(tasks.c.status == TaskStatus.EXECUTING).order_by(tasks.c.created_at)
     return [row.id for row in tx.execute(query)]
+
+
+def under_way(tx: Connection, kind: str) -> list[Task]:
+    """The tasks of that kind that have not ended."""
+    query = select(tasks).where(tasks.c.status == TaskStatus.EXECUTING, tasks.c.kind == kind)
+    return rows.all_of(Task, tx.execute(query))
+
+
+def waiting(tx: Connection, instance_id: str | None = None) -> list[Task]:
+    """The tasks that wait for their time, of one instance or all, oldest first."""
+    query = select(tasks).where(tasks.c.status == TaskStatus.WAITING).order_by(tasks.c.created_at)
+    if instance_id is not None:
+        query = query.where(tasks.c.instance_id == instance_id)
+    return rows.all_of(Task, tx.execute(query))
+
+
+def latest(tx: Connection, instance_id: str, kind: str) -> Task | None:
+    """The task of that kind that was begun last for the instance."""
+    query = select(tasks).where(tasks.c.instance_id == instance_id, tasks.c.kind == kind)
+    return rows.one_of(Task, tx.execute(query.order_by(tasks.c.created_at.desc()).limit(1)))
 
 
 def find(
@@ -82,13 +103,23 @@ def note_error(tx: Connection, task_id: str, error: str) -> None:
 
 
 def end(tx: Connection, task_id: str, status: TaskStatus) -> None:
-    """A task has ended."""
+    """A task has ended, and with it the step that was under way."""
     tx.execute(update(tasks).where(tasks.c.id == task_id).values(status=status, updated_at=now_ms()))
+    under_way = (task_steps.c.task_id == task_id, task_steps.c.status == StepStatus.EXECUTING)
+    tx.execute(update(task_steps).where(*under_way).values(status=StepStatus.FINISH, end_at=now_ms()))
 
 
 def remove(tx: Connection, task_id: str) -> None:
     """Delete a task's record."""
     tx.execute(delete(tasks).where(tasks.c.id == task_id))
+
+
+def rename(tx: Connection, task_id: str, new_id: str) -> None:
+    """Give a task, with its steps, another id."""
+    row = tx.execute(select(tasks).where(tasks.c.id == task_id)).mappings().one()
+    tx.execute(insert(tasks).values({**row, "id": new_id}))
+    tx.execute(update(task_steps).where(task_steps.c.task_id == task_id).values(task_id=new_id))
+    remove(tx, task_id)
 
 
 def _set_step(tx: Connection, task_id: str, number: int, **values: Any) -> None:

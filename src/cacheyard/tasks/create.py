@@ -6,8 +6,9 @@ from cacheyard.domain.nodes import Run
 from cacheyard.domain.statuses import Status
 from cacheyard.store import nodes
 from cacheyard.tasks.engine import Kind, Work
-from cacheyard.tasks.steps import form_topology, open_for_clients, start_nodes, verify_from_outside
+from cacheyard.tasks.steps import open_for_clients, start_nodes
 from cacheyard.tasks.tools import release
+from cacheyard.tasks.topology import form_topology, verify_from_outside
 
 
 async def undo(work: Work) -> None:

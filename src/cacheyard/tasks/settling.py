@@ -5,12 +5,12 @@ instances being made at once do not ask a hundred times each.
 """
 
 import asyncio
-from contextlib import suppress
 
 from cacheyard.domain.nodes import Role
 from cacheyard.store import nodes
 from cacheyard.store.db import Store
 from cacheyard.tasks.errors import StepFailed
+from cacheyard.waiting import happens
 
 Which = tuple[str, Role | None]  # an instance and those of its nodes that are waited for; None: all
 
@@ -28,13 +28,14 @@ class Settling:
 
     async def settled(self, instance_id: str, seconds: float, *, role: Role | None = None) -> None:
         """Return when the nodes of the instance (in that role) are as wanted; `StepFailed` if they are not in
-        time."""
+        time, and as soon as one of their servers has refused to be."""
         mine, which = asyncio.get_running_loop().create_future(), (instance_id, role)
         self._waiting.setdefault(which, set()).add(mine)
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch())
         try:
-            await asyncio.wait_for(mine, seconds)
+            async with asyncio.timeout(seconds):
+                await mine
         except TimeoutError:
             last = self._last.pop(which, "nothing")
             raise StepFailed(f"the nodes were not ready in {seconds:g} s; last seen: {last}") from None
@@ -50,19 +51,37 @@ class Settling:
                 happened.clear()
                 asked = list(self._waiting)
                 late: dict[Which, str] = {}
+                refused: set[Which] = set()
                 for node in await self._store.run(self._unsettled, {instance_id for instance_id, _ in asked}):
-                    late[node.instance_id, node.role] = late[node.instance_id, None] = node.seen
+                    waited_for: tuple[Which, Which] = (
+                        (node.instance_id, node.role),
+                        (node.instance_id, None),
+                    )
+                    for which in waited_for:
+                        if node.refused or which not in refused:
+                            late[which] = node.seen
+                        if node.refused:
+                            refused.add(which)
                 for which in asked:
-                    if which in late:
+                    if which in refused:
+                        why = f"a server refuses what is wanted of it: {late[which]}"
+                        self._tell(which, StepFailed(why))
+                    elif which in late:
                         self._last[which] = late[which]
-                        continue
-                    self._last.pop(which, None)
-                    for future in self._waiting.get(which, ()):
-                        if not future.done():
-                            future.set_result(None)
+                    else:
+                        self._tell(which)
                 await asyncio.sleep(0)  # those who were told leave the list
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(happened.wait(), _LOOK_ANYWAY)
+                await happens(happened, _LOOK_ANYWAY)
+
+    def _tell(self, which: Which, failed: StepFailed | None = None) -> None:
+        self._last.pop(which, None)
+        for future in self._waiting.get(which, ()):
+            if future.done():
+                continue
+            if failed is not None:
+                future.set_exception(failed)
+            else:
+                future.set_result(None)
 
     def _unsettled(self, instance_ids: set[str]) -> list[nodes.Unsettled]:
         with self._store.read() as tx:

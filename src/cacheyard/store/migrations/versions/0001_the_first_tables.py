@@ -28,7 +28,10 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("az_codes", sa.JSON(), nullable=False),
         sa.Column("memory_mb", sa.Integer(), nullable=False),
+        sa.Column("cores", sa.Integer(), nullable=False),
         sa.Column("engines", sa.JSON(), nullable=False),
+        sa.Column("proxy", sa.Text(), nullable=True),
+        sa.Column("proxy_version", sa.String(length=32), nullable=True),
         sa.Column("seen_at", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -344,6 +347,9 @@ def upgrade() -> None:
         sa.Column("instance_id", sa.String(length=64), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("watched", sa.Boolean(), nullable=False),
+        sa.Column("watch", sa.Integer(), nullable=False),
+        sa.Column("seen_watch", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
             ["instance_id"],
             ["instances.id"],
@@ -372,8 +378,14 @@ def upgrade() -> None:
         sa.Column("shard_id", sa.String(length=64), nullable=False),
         sa.Column("host_id", sa.String(length=64), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("logical_id", sa.String(length=64), nullable=False),
+        sa.Column("replication_id", sa.String(length=64), nullable=False),
+        sa.Column("engine_id", sa.String(length=40), nullable=True),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("role", sa.String(length=8), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("in_dns", sa.Boolean(), nullable=False),
+        sa.Column("added", sa.Boolean(), nullable=False),
         sa.Column("az_code", sa.String(length=32), nullable=False),
         sa.Column("ip", sa.String(length=40), nullable=False),
         sa.Column("port", sa.Integer(), nullable=False),
@@ -406,16 +418,66 @@ def upgrade() -> None:
     with op.batch_alter_table("nodes", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_nodes_host_id"), ["host_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_nodes_instance_id"), ["instance_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_nodes_logical_id"), ["logical_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_nodes_shard_id"), ["shard_id"], unique=False)
         batch_op.create_index("nodes_by_host", ["host_id", "run"], unique=False)
 
     op.create_table(
+        "proxies",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("instance_id", sa.String(length=64), nullable=False),
+        sa.Column("host_id", sa.String(length=64), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("logical_id", sa.String(length=64), nullable=False),
+        sa.Column("az_code", sa.String(length=32), nullable=False),
+        sa.Column("seen_state", sa.String(length=16), nullable=False),
+        sa.Column("seen_since", sa.Integer(), nullable=False),
+        sa.Column("seen_digest", sa.String(length=64), nullable=False),
+        sa.Column("seen_version", sa.String(length=32), nullable=False),
+        sa.Column("seen_pid", sa.Integer(), nullable=True),
+        sa.Column("seen_error", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["host_id"],
+            ["hosts.id"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["instance_id"],
+            ["instances.id"],
+        ),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("proxies", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_proxies_host_id"), ["host_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_proxies_instance_id"), ["instance_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_proxies_logical_id"), ["logical_id"], unique=False)
+
+    op.create_table(
+        "proxy_figures",
+        sa.Column("proxy_id", sa.String(length=64), nullable=False),
+        sa.Column("seen_at", sa.Integer(), nullable=False),
+        sa.Column("clients", sa.Integer(), nullable=False),
+        sa.Column("commands", sa.Integer(), nullable=False),
+        sa.Column("commands_per_second", sa.Integer(), nullable=False),
+        sa.Column("input_bytes", sa.Integer(), nullable=False),
+        sa.Column("output_bytes", sa.Integer(), nullable=False),
+        sa.Column("input_kbps", sa.Float(), nullable=False),
+        sa.Column("output_kbps", sa.Float(), nullable=False),
+        sa.Column("cpu_seconds", sa.Float(), nullable=False),
+        sa.Column("memory", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["proxy_id"], ["proxies.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("proxy_id"),
+    )
+    op.create_table(
         "node_figures",
         sa.Column("node_id", sa.String(length=64), nullable=False),
         sa.Column("seen_at", sa.Integer(), nullable=False),
+        sa.Column("role", sa.String(length=8), nullable=False),
         sa.Column("used_memory", sa.Integer(), nullable=False),
         sa.Column("max_memory", sa.Integer(), nullable=False),
         sa.Column("keys", sa.Integer(), nullable=False),
+        sa.Column("databases", sa.Text(), nullable=False),
+        sa.Column("expires", sa.Integer(), nullable=False),
+        sa.Column("avg_ttl", sa.Integer(), nullable=False),
         sa.Column("clients", sa.Integer(), nullable=False),
         sa.Column("hits", sa.Integer(), nullable=False),
         sa.Column("misses", sa.Integer(), nullable=False),
@@ -434,9 +496,17 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("node_figures")
+    op.drop_table("proxy_figures")
+    with op.batch_alter_table("proxies", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_proxies_logical_id"))
+        batch_op.drop_index(batch_op.f("ix_proxies_instance_id"))
+        batch_op.drop_index(batch_op.f("ix_proxies_host_id"))
+
+    op.drop_table("proxies")
     with op.batch_alter_table("nodes", schema=None) as batch_op:
         batch_op.drop_index("nodes_by_host")
         batch_op.drop_index(batch_op.f("ix_nodes_shard_id"))
+        batch_op.drop_index(batch_op.f("ix_nodes_logical_id"))
         batch_op.drop_index(batch_op.f("ix_nodes_instance_id"))
         batch_op.drop_index(batch_op.f("ix_nodes_host_id"))
 

@@ -1,0 +1,35 @@
+//! A proxy between plain Redis clients and a Redis Cluster, or a master with replicas. See README.md.
+
+pub mod bandwidth;
+pub mod buf;
+pub mod client;
+pub mod clients;
+pub mod cluster;
+pub mod command;
+pub mod config;
+pub mod control;
+pub mod databases;
+pub mod dedicated;
+pub mod fanout;
+pub mod gather;
+pub mod keyspace;
+pub mod merge;
+pub mod monitor;
+pub mod own_writes;
+pub mod pubsub;
+pub mod resp;
+pub mod retry;
+pub mod route;
+pub mod server;
+pub mod siblings;
+pub mod slot;
+pub mod slow;
+pub mod slowlog;
+pub mod split;
+pub mod state;
+pub mod stats;
+pub mod stream;
+pub mod table;
+pub mod transaction;
+pub mod upstream;
+pub mod world;

@@ -1,0 +1,339 @@
+"""The masters of a Redis Cluster by their own word: who they are, which slots and how many keys they have.
+
+For the mover of slots, which must not believe rows or yesterday's answers: any of them may be replaced at any
+moment.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from ssl import SSLContext
+from typing import Self, TypeVar
+
+import msgspec
+import structlog
+
+from cacheyard.domain import slots
+from cacheyard.domain.nodes import Address, Node, Role
+from cacheyard.engine import cluster
+from cacheyard.engine.cluster import Member
+from cacheyard.engine.pipe import Pipe, lines, packed, text
+from cacheyard.engine.redis import Link, RedisError
+from cacheyard.engine.replication import tell_epoch
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 5.0  # for anything; then we ask who is master now
+LOOK_SECONDS = 1.0
+LOOK_AGAIN_SECONDS = 0.05  # when some have answered; one that hangs must not hide the one that was promoted
+PATIENCE_SECONDS = 60.0  # without any progress
+PAUSES = (0.005, 0.25)  # seconds between tries, the first and the longest
+
+ORPHANED_SECONDS = 2.0  # so long a slot may have no master while all shards have one; then it is given one
+TAKEN_AT_ONCE = 128  # slots: a millisecond's work, in which nobody else knows of it
+_BUMP = packed("CLUSTER", "BUMPEPOCH")
+
+COUNTED = 4096  # slots at a time, which hold up a server for 2 ms
+_COUNT = """
+local found = {}
+for slot = ARGV[1], ARGV[2] do
+    local count = redis.call('CLUSTER', 'COUNTKEYSINSLOT', slot)
+    if count > 0 then found[#found + 1] = slot .. ' ' .. count end
+end
+return table.concat(found, ' ')
+"""
+
+
+class NotMoved(Exception):  # noqa: N818 - read as what happened
+    """The slots cannot be moved; the message is for the user."""
+
+
+class NotYet(Exception):  # noqa: N818 - read as what it says
+    """A server's view is not what it will soon be."""
+
+
+PASSING = (NotYet, OSError, RedisError)  # what may be otherwise in a moment
+
+
+class Master(msgspec.Struct, frozen=True):
+    """The master of a shard."""
+
+    shard: str
+    address: Address
+    me: Member
+    seen: list[Member]  # all nodes, as it sees them
+
+    def owners(self) -> dict[int, str]:
+        """The engine ids of who has which slot, as it sees it."""
+        return {slot: member.engine_id for member in self.seen for slot in slots.of(member.slots)}
+
+
+class Masters:
+    """`shards`: all nodes of each shard, by its name."""
+
+    def __init__(
+        self,
+        shards: Mapping[str, Sequence[Node]],
+        connect: Callable[[Address], Link],
+        secret: str,
+        trust: SSLContext | None,
+    ) -> None:
+        self.shards = shards
+        self.secret = secret
+        self._trust = trust
+        self._connect = connect
+        self._pipes: dict[Address, Pipe] = {}
+        self._closed = False
+        self._taken: dict[int, Master] = {}  # slots that we had a master take, and who that was
+        self._orphaned: float | None = None  # since when there are slots that nobody claims
+
+    async def close(self) -> None:
+        """Close all connections. None is opened after that."""
+        self._closed = True
+        await asyncio.gather(*(pipe.close() for pipe in self._pipes.values()))
+
+    async def of(self, names: Iterable[str]) -> dict[str, Master]:
+        """The masters of these shards. Raises `NotYet` when one has none now."""
+        wanted = list(names)
+        found = await asyncio.gather(*map(self._of, wanted))
+        for name, (master, _) in zip(wanted, found, strict=True):
+            if master is None:
+                raise NotYet(f"{self.shards[name][0].ip} and its replicas have no master")
+        return {master.shard: master for master, _ in found if master is not None}
+
+    async def all(self) -> dict[str, Master]:
+        """The masters of all shards that have one. Raises `NotYet` when a node that may be one is silent.
+        (At a 6.2 a shard whose last slot has left follows its new owner, and has none.)"""
+        found = await asyncio.gather(*map(self._of, self.shards))
+        for name, (master, sure) in zip(self.shards, found, strict=True):
+            if master is None and not sure:
+                raise NotYet(f"{self.shards[name][0].ip} or a replica of its does not answer")
+        return {master.shard: master for master, _ in found if master is not None}
+
+    async def whole(self) -> tuple[dict[str, Master], dict[str, list[int]]]:
+        """The masters of all shards, and the slots of each. Raises `NotYet` when a slot has none."""
+        masters = await self.all()
+        await self._inherit(masters)
+        await self._adopt(masters)
+        return masters, owned_by(masters)
+
+    async def take(self, master: Master, opened: Sequence[int]) -> None:
+        """Slots that it imports, which have no keys but there, are that master's.
+
+        A slot that is taken over while it is imported makes the master tell all nodes, each of which then
+        compares all slots: 16384 times that is seconds of work for each. So only the last slot of several is.
+        For the others the master must be sure to have the newest epoch before: else the next word of their
+        source would take them away again, and the master would delete their keys.
+        """
+        self._taken |= dict.fromkeys(opened, master)
+        for first in range(0, len(opened), TAKEN_AT_ONCE):
+            *some, last = opened[first : first + TAKEN_AT_ONCE]
+            _, *said = await self.tell(master, [_BUMP, *_mine(some, master), assign(last, "NODE", master)])
+            check(said)
+
+    async def inherit(self) -> None:
+        """A master that took slots and died before it said so to its replicas has left them to nobody: their
+        source does not claim them any more. They are its successor's, who has their keys."""
+        await self._inherit(await self.all())
+
+    async def _inherit(self, masters: Mapping[str, Master]) -> None:
+        heirs: dict[int, str] = {}
+        for slot in _orphans(masters) & self._taken.keys():
+            before, now = self._taken[slot], masters.get(self._taken[slot].shard)
+            # whose epoch is not newer has been replaced itself, and come back
+            if now is not None and now.address != before.address and now.me.epoch > before.me.epoch:
+                heirs[slot] = now.shard
+        await self._bequeath(heirs, masters)
+
+    async def _adopt(self, masters: Mapping[str, Master]) -> None:
+        """If we died with such a master, nobody remembers. Then they are theirs who have most of their keys.
+        Not while slots move: a source must not have a new epoch then."""
+        orphans = _orphans(masters)
+        if not orphans or len(masters) < len(self.shards):
+            self._orphaned = None
+            return
+        self._orphaned = self._orphaned or time.monotonic()
+        if time.monotonic() - self._orphaned > ORPHANED_SECONDS:
+            counts = list(
+                zip(await asyncio.gather(*map(self.counts, masters.values())), masters, strict=True)
+            )
+            heirs = {slot: max(counts, key=lambda one: one[0].get(slot, 0))[1] for slot in orphans}
+            await self._bequeath(heirs, masters)
+
+    async def _bequeath(self, heirs: Mapping[int, str], masters: Mapping[str, Master]) -> None:
+        """Give each of these slots to that shard. Raises `NotYet` if there were any: who asks, asks again."""
+        left: dict[str, list[int]] = {}
+        for slot, name in heirs.items():
+            left.setdefault(name, []).append(slot)
+        for name, some in left.items():
+            now, others = masters[name], [master for other, master in masters.items() if other != name]
+            log.info("slots inherited", node=now.address.ip, slots=len(some))
+            _, *said = await self.tell(now, [_BUMP, *_mine(some, now)])
+            check(said)
+            told = [assign(slot, "NODE", now) for slot in some]
+            await asyncio.gather(*(self.tell(other, told) for other in others))
+        if left:
+            raise NotYet("slots have a master again")
+
+    def given_back(self, slot: int) -> None:
+        """The slot is not any more whose we had it be."""
+        self._taken.pop(slot, None)
+
+    async def ask(self, master: Master, blocks: Sequence[bytes]) -> list[bytes]:
+        """The answers to blocks of commands, as they came."""
+        if self._closed:
+            raise ConnectionError("the connections were closed")
+        if master.address not in self._pipes:
+            self._pipes[master.address] = Pipe(master.address, self.secret, self._trust)
+        return await self._pipes[master.address].ask(blocks, ANSWER_SECONDS)
+
+    async def tell(self, master: Master, commands: Iterable[bytes]) -> list[bytes]:
+        """The answers to commands that are answered with a line each."""
+        block = b"".join(commands)
+        return lines((await self.ask(master, [block]))[0]) if block else []
+
+    async def introduce(self, master: Master, other: Master) -> None:
+        """Have one tell the other now what they would come to talk of within some seconds."""
+        async with self._connect(master.address) as link:
+            await tell_epoch(link, other.address)
+
+    async def counts(self, master: Master) -> dict[int, int]:
+        """How many keys the master has in each slot, whosever it is; nothing of those without."""
+        async with self._connect(master.address) as link:
+            return await key_counts(link)
+
+    async def views(self) -> dict[Address, list[Member]]:
+        """What each node, master or replica, sees; nothing of those that do not answer."""
+        found: dict[Address, list[Member]] = {}
+
+        async def ask(node: Node) -> None:
+            address = Address(node.ip, node.port)
+            with suppress(RedisError, OSError):
+                async with self._connect(address) as link:
+                    found[address] = await cluster.members(link)
+
+        await asyncio.gather(*(ask(node) for shard in self.shards.values() for node in shard))
+        return found
+
+    async def follow(self, address: Address, master: Master) -> None:
+        """A node of no slots becomes the replica of that master. What it has is older than what that has."""
+        async with self._connect(address) as link:
+            me = cluster.myself(await cluster.members(link))
+            for slot in (*me.importing, *me.migrating):
+                await link.call("CLUSTER", "SETSLOT", slot, "STABLE")
+            if me.role is Role.MASTER and not me.slots:
+                await link.call("FLUSHALL", "ASYNC")
+                await link.call("CLUSTER", "REPLICATE", master.me.engine_id)
+
+    async def _of(self, name: str) -> tuple[Master | None, bool]:
+        """The shard's master, and whether all its nodes have answered."""
+        asked = {asyncio.create_task(self._claim(name, node)) for node in self.shards[name]}
+        answers: list[Master | bool] = []
+        try:
+            for seconds in (LOOK_AGAIN_SECONDS, LOOK_SECONDS):
+                done, asked = await asyncio.wait(asked, timeout=seconds)
+                answers += [task.result() for task in done]
+                if any(isinstance(answer, Master) for answer in answers) or not asked:
+                    break
+        finally:
+            for task in asked:
+                task.cancel()
+        claims = [answer for answer in answers if isinstance(answer, Master)]
+        # one that has just come back may not have heard yet that it was replaced
+        return max(claims, key=lambda master: master.me.epoch, default=None), not asked and all(answers)
+
+    async def _claim(self, name: str, node: Node) -> Master | bool:
+        """The node, if it is a master; else whether it has answered."""
+        address = Address(node.ip, node.port)
+        with suppress(RedisError, OSError):
+            async with self._connect(address) as link:
+                seen = await cluster.members(link)
+            me = cluster.myself(seen)
+            return Master(name, address, me, seen) if me.role is Role.MASTER else True
+        return False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class Patience:
+    """Waits between tries, each time a little longer, and at last no more."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._pause = PAUSES[0]
+
+    async def after(self, error: Exception) -> None:
+        """A try has failed for that reason. Raises `NotMoved`."""
+        if time.monotonic() - self._since > PATIENCE_SECONDS:
+            raise NotMoved(f"no progress in {PATIENCE_SECONDS:g} s: {error}") from error
+        await asyncio.sleep(self._pause)
+        self._pause = min(self._pause * 1.5, PAUSES[1])
+
+
+async def patiently(act: Callable[[], Awaitable[T]]) -> T:
+    """Try until it works. Raises `NotMoved`."""
+    patience = Patience()
+    while True:
+        try:
+            return await act()
+        except PASSING as error:
+            await patience.after(error)
+
+
+async def key_counts(link: Link) -> dict[int, int]:
+    """How many keys a node has in each slot, whosever it is; nothing of those without."""
+    found: dict[int, int] = {}
+    for first in range(0, slots.SLOTS, COUNTED):
+        said = str(await link.call("EVAL", _COUNT, 0, first, first + COUNTED - 1)).split()
+        found |= zip(map(int, said[::2]), map(int, said[1::2]), strict=True)
+    return found
+
+
+def _orphans(masters: Mapping[str, Master]) -> set[int]:
+    """The slots that none of them claims."""
+    return set(range(slots.SLOTS)) - {
+        slot for master in masters.values() for slot in slots.of(master.me.slots)
+    }
+
+
+def owned_by(masters: Mapping[str, Master]) -> dict[str, list[int]]:
+    """The slots of each shard; of two that claim one, the newer claim counts. Raises `NotYet` when nobody
+    claims one."""
+    owner: dict[int, str] = {}
+    for name, master in sorted(masters.items(), key=lambda item: item[1].me.epoch):
+        owner.update(dict.fromkeys(slots.of(master.me.slots), name))
+    if len(owner) < slots.SLOTS:
+        raise NotYet(f"{slots.SLOTS - len(owner)} slots have no master")
+    owned: dict[str, list[int]] = {name: [] for name in masters}
+    for slot, name in owner.items():
+        owned[name].append(slot)
+    return owned
+
+
+def assign(slot: int, state: str, other: Master) -> bytes:
+    """CLUSTER SETSLOT: IMPORTING from, MIGRATING to, or now of that NODE."""
+    return packed("CLUSTER", "SETSLOT", slot, state, other.me.engine_id)
+
+
+def stable(slot: int) -> bytes:
+    """CLUSTER SETSLOT: neither imported nor migrated."""
+    return packed("CLUSTER", "SETSLOT", slot, "STABLE")
+
+
+def _mine(these: Iterable[int], master: Master) -> list[bytes]:
+    """What a master is told that has these slots from now on, and is to tell nobody yet."""
+    return [part for slot in these for part in (stable(slot), assign(slot, "NODE", master))]
+
+
+def check(answers: Iterable[bytes]) -> None:
+    """Raise `NotYet` unless all are OK."""
+    for answer in answers:
+        if answer != b"+OK":
+            raise NotYet(text(answer))
