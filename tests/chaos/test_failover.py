@@ -327,6 +327,28 @@ def test_a_master_is_replaced_without_the_service(
     assert_replaced(service, instance_id, before, 0)
 
 
+def test_a_replica_that_was_promoted_stays_master_though_nobody_says_so(
+    service: Service, tell: Callable[[object], None]
+) -> None:
+    """The Sentinels hang in the moment in which they have promoted one of two replicas. If the old master
+    were started as one, as the other replica was not, there would be two."""
+    instance_id, promoted = instance(service, "ha-r3"), list[str]()
+    before = masters(service, instance_id)
+
+    def die() -> list[float]:
+        service.kill()
+        struck = strike(service, before)
+        promoted.append(new_master(service, before[0], seconds=BY_ITSELF)["id"])
+        for pid in sentinels(service):
+            os.kill(pid, signal.SIGSTOP)
+        service.start()
+        return struck
+
+    cost = under_load(service, instance_id, die)
+    tell(f"ha, master replaced without the service by Sentinels that hang then: {cost}")
+    assert [master["id"] for master in masters(service, instance_id)] == promoted
+
+
 # --- Lost files -----------------------------------------------------------------------------------
 
 

@@ -14,11 +14,12 @@ from support import servers
 from support.waiting import until
 from support.yard import SECRET, Yard
 
+from cacheyard.agent.pulse import listens
 from cacheyard.domain.commands import NAMES, denied_rules, reading_rules
 from cacheyard.domain.nodes import AclUser, Address, Node
 from cacheyard.engine import find
 from cacheyard.engine.redis import Link, RedisError, ResponseError, check_write, flush
-from cacheyard.engine.replication import is_fed
+from cacheyard.engine.replication import is_fed, promote
 
 MODES = ("single", "ha", "cluster", "proxy", "ha_rw_split")
 VERSIONS = ("4.0", "5.0", "6.0", "7.0")
@@ -199,6 +200,43 @@ def test_a_replica_that_is_in_sync_has_just_told_its_master_so(yard: Yard) -> No
     took = asyncio.run(asked(50))
     until(lambda: told() >= before + 50, seconds=5, what="the master to hear of it each time")
     assert took < 25, "it could have told so often by itself"
+
+
+class Forking(Link):
+    """Has the server fork right before it takes an address the first time."""
+
+    tries = 0
+
+    async def call(self, *words: str | int, seconds: float | None = None) -> Any:
+        if words[:3] != ("CONFIG", "SET", "bind"):
+            return await super().call(*words, seconds=seconds)
+        self.tries += 1
+        return (await self.calls((("BGSAVE",), words) if self.tries == 1 else (words,)))[-1]
+
+
+def test_a_server_that_forks_while_it_takes_an_address_listens_nevertheless(yard: Yard) -> None:
+    """The child still holds the sockets: the server cannot open them, and would be out of reach."""
+    node, floating = started(yard, yard.node()), yard.new_ip()
+    if version(yard) < (7, 0, 0):
+        return  # it ends then, and is started again
+
+    async def listening_after(bind: tuple[str, ...]) -> tuple[int, set[str]]:
+        async with Forking(Address(node.ip, node.port), SECRET) as link:
+            await promote(link, bind)
+            found = {ip for ip in (node.ip, floating) if await listens(Address(ip, node.port))}
+            while "rdb_bgsave_in_progress:1" in await link.call("INFO", "persistence"):
+                await asyncio.sleep(0.002)
+            return link.tries, found
+
+    failed = 0
+    for number in range(200):  # every second time the child has closed them already
+        wanted = (node.ip, floating) if number % 2 == 0 else (node.ip,)
+        tries, found = asyncio.run(listening_after(wanted))
+        assert found == set(wanted)
+        failed += tries > 1
+        if failed == 3:
+            break
+    assert failed
 
 
 def test_what_answers_where_no_answer_was_expected_answers_no_other_question(yard: Yard) -> None:

@@ -192,12 +192,12 @@ class Keeper:
             return False
         began = time.monotonic()
         able: list[Watched] = []
-        if (master := await self._decided(shard)) is None and (able := await self._able(replicas)):
-            in_cluster = shard.clustered
-            master = await (self._take_over(able) if in_cluster else self._fail_over(shard, able))
-        if master is None and not able and not shard.clustered:
-            # a Sentinel that has just promoted one says so a moment later
-            master = await self._promoted(replicas, 0.0)
+        master = await (self._decided(shard) if shard.clustered else self._elected(shard, replicas))
+        if master is None and (able := await self._able(replicas)):
+            if shard.clustered:
+                master = await self._take_over(able)
+            else:
+                master = await self._fail_over(shard, replicas)
         if master is None:
             log.warning("no replica takes the master's place", shard=shard.id, node=node.id)
             if not able or watched.server.has_data(node.settings):
@@ -217,7 +217,7 @@ class Keeper:
         if node.settings.clustered or not watched.was_up:
             return False
         shard = await self._store.run(self._guarded, node.shard_id)
-        if shard is None or not shard.watched or await self._is_master(watched) is (node.role is Role.MASTER):
+        if shard is None or not shard.watched or await self._follows_its_row(watched):
             return False
         await self._sure_of(self._replicas(shard))
         decided = await self._decided(shard)
@@ -244,7 +244,19 @@ class Keeper:
             if one.node.shard_id == shard.id and one.node.id != shard.master_id and one.node.run is Run.UP
         ]
 
-    async def _fail_over(self, shard: Guarded, able: list[Watched]) -> Node | None:
+    async def _elected(self, shard: Guarded, replicas: list[Watched]) -> Node | None:
+        """The replica that Sentinels have put in the master's place, or are about to: they find a master dead
+        by themselves, when we were not there or it hung first. If they were told so again meanwhile, they
+        would promote a second one. Who is master in fact counts: they say so a moment later."""
+        deadline = time.monotonic() + PROMOTED_SECONDS
+        while True:
+            under_way = any(one.failing_over for one in await self._known(shard))
+            master = await self._promoted(replicas, 0.0)
+            if master is not None or not under_way or time.monotonic() > deadline:
+                return master
+            await asyncio.sleep(0.005)
+
+    async def _fail_over(self, shard: Guarded, replicas: list[Watched]) -> Node | None:
         """Tell the Sentinels that the master is dead, and see whom they put in its place."""
         name, told, under_way = name_of(shard), False, False
         for one in self._watching_set(shard).living:
@@ -261,7 +273,7 @@ class Keeper:
             # It hung before it died. They may decline now, as they have not asked replicas lately, and yet
             # be about to replace it: if it were started again, what it takes until then would be lost
             under_way = any(one.given_up for one in await self._known(shard))
-        return await self._promoted(able, PROMOTED_SECONDS if told or under_way else 0.0)
+        return await self._promoted(replicas, PROMOTED_SECONDS if told or under_way else 0.0)
 
     async def _promote(self, shard: Guarded, node_id: str, able: Watched, began: float) -> bool:
         """Put a replica in the place of a dead master without data of which the Sentinels know no replica: as
@@ -277,23 +289,28 @@ class Keeper:
         await self._adopt(shard, able.node, began, anew=True)
         return True
 
-    async def _promoted(self, able: list[Watched], seconds: float) -> Node | None:
+    async def _promoted(self, replicas: list[Watched], seconds: float) -> Node | None:
         """The replica that becomes master, soon."""
         deadline = time.monotonic() + seconds
         while True:
-            for one in able:
+            for one in replicas:
                 if await self._is_master(one):
                     return one.node
-            if time.monotonic() > deadline or not any(one.server.alive for one in able):
+            if time.monotonic() > deadline or not any(one.server.alive for one in replicas):
                 return None
             await asyncio.sleep(0.005)
 
     async def _is_master(self, one: Watched) -> bool:
+        return await self._role(one) == ("master", None)
+
+    async def _follows_its_row(self, one: Watched) -> bool:
+        said = await self._role(one)
+        return said is not None and said[1] == one.node.settings.replica_of
+
+    async def _role(self, one: Watched) -> tuple[str, Address | None] | None:
         if one.server.link is None or not one.server.alive:
-            return False
-        with suppress(*_OUT_OF_REACH):
-            return (await redis.role(one.server.link))[0] == "master"
-        return False
+            return None
+        return await _asked(redis.role(one.server.link))
 
     async def _take_over(self, able: list[Watched]) -> Node | None:
         """Have a replica of a cluster take the slots without a vote: the master is known to be dead."""
@@ -399,11 +416,11 @@ class Keeper:
         if shard.clustered:
             return await self._decided_by_cluster(shard)
         known = await self._known(shard)
-        if not known:
-            return None
-        best = max(known, key=lambda found: found.epoch)
+        newest = max((found.epoch for found in known), default=0)
+        # the one that carries a failover out names the old master until all replicas follow the new one
+        named = {found.master.ip for found in known if found.epoch == newest}
         for one in self._replicas(shard):
-            if one.node.ip == best.master.ip and await self._is_master(one):
+            if one.node.ip in named and await self._is_master(one):
                 return one.node
         return None
 

@@ -3,12 +3,16 @@
 Called by `tasks.switchover`, which says in which order and why.
 """
 
+import asyncio
+import time
+
 import msgspec
 
 from cacheyard.domain.nodes import Address, NodeSettings, Role
-from cacheyard.engine.redis import Link, parse_info, server_version
+from cacheyard.engine.redis import Link, ResponseError, parse_info, server_version
 from cacheyard.engine.redis_conf import live
 
+LISTEN_SECONDS = 0.3  # how long a server may fail to listen at an address
 _RARELY = 3600  # seconds; pings move the offset that two servers are compared by
 
 
@@ -72,12 +76,33 @@ async def resume_writes(link: Link, settings: NodeSettings) -> None:
 
 async def demote(link: Link, own_ip: str, master: Address) -> None:
     """From the answer on the server takes no write, and no new connection but at its own address."""
-    await link.calls((("CONFIG", "SET", "bind", own_ip), ("REPLICAOF", master.ip, master.port)))
+    await _listen(link, (own_ip,))
+    await link.call("REPLICAOF", master.ip, master.port)
 
 
 async def promote(link: Link, bind: tuple[str, ...]) -> None:
     """From the answer on the server is a master, and listens at these addresses."""
-    await link.calls((("REPLICAOF", "NO", "ONE"), ("CONFIG", "SET", "bind", " ".join(bind))))
+    await link.call("REPLICAOF", "NO", "ONE")
+    await _listen(link, bind)
+
+
+async def _listen(link: Link, addresses: tuple[str, ...]) -> None:
+    """Have the server listen at these addresses, and no others.
+
+    It closes all its sockets and opens them again: never without need. While a child that it has just forked
+    still holds the old ones it cannot, and listens nowhere; so it is told again by the connection that there
+    is. Raises `ResponseError` when an address stays in use.
+    """
+    wanted, deadline = " ".join(addresses), time.monotonic() + LISTEN_SECONDS
+    _, now = await link.call("CONFIG", "GET", "bind")
+    while now != wanted:
+        try:
+            await link.call("CONFIG", "SET", "bind", wanted)
+            now = wanted
+        except ResponseError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.01)
 
 
 class Epochs(msgspec.Struct, frozen=True):
@@ -112,7 +137,7 @@ async def give_up_address(link: Link, bind: tuple[str, ...]) -> None:
     """Of these addresses the server listens at its own alone from the answer on; who is connected stays."""
     own, *others = bind
     if others:
-        await link.call("CONFIG", "SET", "bind", own)
+        await _listen(link, (own,))
 
 
 async def end_in_other_databases(link: Link) -> None:

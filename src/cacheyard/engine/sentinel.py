@@ -43,6 +43,7 @@ class Watched(msgspec.Struct, frozen=True):
     epoch: int  # of its configuration: of two Sentinels that differ, the higher one knows better
     silent: bool  # this Sentinel believes that it is down
     given_up: bool  # a quorum believes that it is down: a failover follows
+    failing_over: bool  # this Sentinel is putting a replica in its place
 
 
 def conf(address: Address, password: str, chooses_source: bool, key: int | None = None) -> str:
@@ -109,7 +110,14 @@ def _watched(flat: list[str]) -> Watched:
     master = Address(ip=fields["ip"], port=int(fields["port"]))
     flags = fields["flags"].split(",")
     epoch = int(fields["config-epoch"])
-    return Watched(fields["name"], master, epoch, silent="s_down" in flags, given_up="o_down" in flags)
+    return Watched(
+        fields["name"],
+        master,
+        epoch,
+        silent="s_down" in flags,
+        given_up="o_down" in flags,
+        failing_over="failover_in_progress" in flags,
+    )
 
 
 async def watch(link: Link, name: str, master: Address, secret: str) -> None:
