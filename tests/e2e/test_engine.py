@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,26 @@ def test_a_server_that_forks_while_it_takes_an_address_listens_nevertheless(yard
         if failed == 3:
             break
     assert failed
+
+
+def test_a_server_that_has_lost_its_sockets_opens_them_again(yard: Yard) -> None:
+    """It still answers the agent, and says that it listens where it should."""
+    node = started(yard, yard.node())
+    if version(yard) < (7, 0, 0):
+        return  # it ends then, and is started again
+    own = Address(node.ip, node.port)
+
+    async def lose() -> None:
+        async with Link(own, SECRET) as link:
+            while await listens(own):
+                with suppress(ResponseError):
+                    await link.calls((("BGSAVE",), ("CONFIG", "SET", "bind", node.ip)))
+
+    pid = yard.redis(node).info("server")["process_id"]
+    asyncio.run(lose())
+    yard.settled(yard.want(node, settings={"maxclients": 777}))
+    assert asyncio.run(listens(own))
+    assert yard.redis(node).info("server")["process_id"] == pid
 
 
 def test_what_answers_where_no_answer_was_expected_answers_no_other_question(yard: Yard) -> None:

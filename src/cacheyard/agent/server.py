@@ -165,9 +165,13 @@ class Server:
             process.write_record(self.directory, running.record)
         if not encrypted:
             self._forget_certificate()
-        if not await listens(Address(ip=node.settings.bind[0], port=running.record.port)):
-            await self.kill()
-            raise OSError("it does not listen any more")
+        own = Address(ip=node.settings.bind[0], port=running.record.port)
+        if not await listens(own):
+            with suppress(ResponseError):
+                await redis.listen(self.link, node.settings.bind)
+            if not await listens(own):
+                await self.kill()
+                raise OSError("it does not listen any more")
         running.record = msgspec.structs.replace(running.record, generation=node.generation)
         return changed
 

@@ -47,10 +47,12 @@ __all__ = [
     "shutdown",
 ]
 
+LISTEN_SECONDS = 0.3  # how long it may fail to listen at an address
 SECONDS = 1.0  # how long a server may take to answer; a healthy one on this machine takes under a millisecond
 
 # What 7.0 says, and what servers before it do.
 _REFUSED = re.compile(r"(ERR )?(CONFIG SET failed|Invalid argument '.*' for CONFIG SET)", re.DOTALL)
+_SOCKETS = re.compile(r"argument '(bind|port|tls-port)'")
 _FIELD = re.compile(r"^(\w+):([^\r\n]*)", re.MULTILINE)
 
 
@@ -327,16 +329,33 @@ async def parameters(link: Link) -> dict[str, str]:
 
 async def set_parameters(link: Link, wanted: Mapping[str, str], server: tuple[int, int, int]) -> None:
     """CONFIG SET of several, from 7.0 on of all or none. Raises `Refusal` when the server does not take a
-    value; one that is loading, or busy with a script, has not refused anything."""
-    try:
-        if server >= (7, 0, 0):
-            await link.call("CONFIG", "SET", *(word for pair in wanted.items() for word in pair))
-        else:
-            await link.calls(("CONFIG", "SET", name, value) for name, value in wanted.items())
-    except ResponseError as error:
-        if _REFUSED.match(str(error)) and "'bind'" not in str(error):  # an address may be free in a moment
-            raise Refusal(str(error)) from error
-        raise
+    value; one that is loading, or busy with a script, has not refused anything.
+
+    One that is to listen elsewhere closes its sockets first. While a child that it has just forked still
+    holds them it can open none, neither new nor old: then it listens nowhere, until it is told again by the
+    connection that there is.
+    """
+    deadline = time.monotonic() + LISTEN_SECONDS
+    while True:
+        try:
+            if server >= (7, 0, 0):
+                await link.call("CONFIG", "SET", *(word for pair in wanted.items() for word in pair))
+            else:
+                await link.calls(("CONFIG", "SET", name, value) for name, value in wanted.items())
+        except ResponseError as error:
+            sockets = _SOCKETS.search(str(error))
+            if sockets and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
+                continue
+            if _REFUSED.match(str(error)) and (not sockets or sockets[1] != "bind"):
+                raise Refusal(str(error)) from error
+            raise  # an address may be free in a moment
+        return
+
+
+async def listen(link: Link, addresses: Iterable[str]) -> None:
+    """Have the server open its sockets anew, at these addresses. Raises `ResponseError`."""
+    await set_parameters(link, {"bind": " ".join(addresses)}, await server_version(link))
 
 
 async def _apply_users(link: Link, settings: NodeSettings) -> None:

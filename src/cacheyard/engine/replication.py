@@ -3,16 +3,12 @@
 Called by `tasks.switchover`, which says in which order and why.
 """
 
-import asyncio
-import time
-
 import msgspec
 
 from cacheyard.domain.nodes import Address, NodeSettings, Role
-from cacheyard.engine.redis import Link, ResponseError, parse_info, server_version
+from cacheyard.engine.redis import Link, listen, parse_info, server_version
 from cacheyard.engine.redis_conf import live
 
-LISTEN_SECONDS = 0.3  # how long a server may fail to listen at an address
 _RARELY = 3600  # seconds; pings move the offset that two servers are compared by
 
 
@@ -87,22 +83,11 @@ async def promote(link: Link, bind: tuple[str, ...]) -> None:
 
 
 async def _listen(link: Link, addresses: tuple[str, ...]) -> None:
-    """Have the server listen at these addresses, and no others.
-
-    It closes all its sockets and opens them again: never without need. While a child that it has just forked
-    still holds the old ones it cannot, and listens nowhere; so it is told again by the connection that there
-    is. Raises `ResponseError` when an address stays in use.
-    """
-    wanted, deadline = " ".join(addresses), time.monotonic() + LISTEN_SECONDS
+    """The server listens at these addresses alone. It opens its sockets anew only if it must: that resets
+    connections which are being made."""
     _, now = await link.call("CONFIG", "GET", "bind")
-    while now != wanted:
-        try:
-            await link.call("CONFIG", "SET", "bind", wanted)
-            now = wanted
-        except ResponseError:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.01)
+    if now != " ".join(addresses):
+        await listen(link, addresses)
 
 
 class Epochs(msgspec.Struct, frozen=True):
