@@ -182,9 +182,16 @@ class Link:
             await self._connection.disconnect(nowait=True)
 
     async def _open(self) -> None:
-        """Connect, if we are not."""
+        """Connect, if we are not. Who is told to stop meanwhile leaves nothing open."""
         if self._connection.is_connected:
             return
+        try:
+            await self._connect()
+        except asyncio.CancelledError:
+            await self._connection.disconnect(nowait=True)
+            raise
+
+    async def _connect(self) -> None:
         try:
             await self._connection.connect()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
