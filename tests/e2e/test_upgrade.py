@@ -222,7 +222,7 @@ def test_a_program_that_does_not_start_is_taken_back(
 
         asyncio.run(upgraded())
         assert cache.until_running()["internal_version"] == NOW.version_text
-        assert all(node.settled for node in known.nodes)
+        until(lambda: all(node.settled for node in known.nodes), seconds=20, what="the replicas as well")
         assert known.masters == known.masters_in_fact() == masters
         with cache.client() as link:
             assert link.get("key") == "value"

@@ -407,10 +407,10 @@ def test_links_and_rubbish_among_the_claims_do_no_harm(tmp_path: Path) -> None:
     claims, victim = tmp_path / "claims", tmp_path / "victim"
     claim(tmp_path / "one", claims=claims)
     victim.write_text("precious")
-    (claims / "127.66.0.0-16.json").symlink_to(victim)
-    (claims / "127.67.0.0-16.json").write_text("rubbish")
-    (claims / "127.68.0.0-16.json").mkdir()
-    for wanted in ("127.66.0.0/16", "127.67.0.0/16"):
+    (claims / "127.120.0.0-16.json").symlink_to(victim)
+    (claims / "127.121.0.0-16.json").write_text("rubbish")
+    (claims / "127.122.0.0-16.json").mkdir()
+    for wanted in ("127.120.0.0/16", "127.121.0.0/16"):
         assert claim(tmp_path / wanted.replace("/", "-"), wanted=wanted, claims=claims) == wanted
     assert victim.read_text() == "precious"
     (tmp_path / "elsewhere").mkdir()

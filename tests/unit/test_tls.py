@@ -1,6 +1,7 @@
 """How servers are told to speak TLS, and how cacheyard connects to one that does, or does not."""
 
 import asyncio
+import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,8 +30,8 @@ TRUST = tls.trust(AUTHORITY.certificate)
 ABLE = [engine.binary for engine in ENGINES if engine.tls and engine.version >= (7, 0, 0)]
 OFF = {"port": "6379", "tls-port": "0", "tls-cert-file": "", "tls-key-file": "", "tls-key-file-pass": ""}
 OFF |= {"tls-ca-cert-file": "", "tls-auth-clients": "no", "tls-replication": "no", "tls-cluster": "no"}
-HERE = Address("127.201.7.1", 6379)
-ELSEWHERE = Address("127.201.7.2", 6379)
+NET = f"127.201.{random.randrange(256)}"  # so that runs side by side do not meet
+HERE, ELSEWHERE, NOWHERE = (Address(f"{NET}.{number}", 6379) for number in (1, 2, 3))
 # asyncio (3.11) forgets to close a connection whose time is up just when TLS is about to begin on it
 link_to = partial(Link, secret=SECRET, user=None, seconds=20.0)
 
@@ -119,7 +120,7 @@ def test_a_connection_finds_out_how_a_server_speaks_by_now(tmp_path: Path) -> No
     async def tried() -> None:
         assert await tls.speaks_tls(HERE) is True
         assert await tls.speaks_tls(ELSEWHERE) is False
-        assert await tls.speaks_tls(Address("127.201.7.3", 6379)) is None
+        assert await tls.speaks_tls(NOWHERE) is None
         await ping(link_to(HERE, trust=TRUST))
         await ping(link_to(ELSEWHERE))
         for wrong in (link_to(HERE), link_to(ELSEWHERE, trust=TRUST)):
