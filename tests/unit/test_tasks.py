@@ -1,7 +1,7 @@
 """Tasks end, whatever their steps do, and go on after a crash from the first step that is not done."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -131,6 +131,23 @@ def test_a_crash_between_failing_and_undoing_is_made_good(tools: Tools) -> None:
     kind = Kind((noted(done, "a"), noted(done, "b")), noted(done, "undo"))
     task = run(tools, kind, task_id)
     assert (task.status, task.error, done) == (TaskStatus.FAILED, "no", ["undo"])
+
+
+def test_what_has_ended_stays_as_it_is(tools: Tools) -> None:
+    """Its last step ends it, and then it is done: nobody sees two times at which it ended."""
+    task_id = written(tools, 1)
+
+    def seen() -> tuple[Task | None, Sequence[object]]:
+        with tools.store.read() as tx:
+            return tasks.get(tx, task_id), tasks.steps(tx, task_id)
+
+    with tools.store.write() as tx:
+        tasks.end(tx, task_id, TaskStatus.SUCCESS)
+    before = seen()
+    with tools.store.write() as tx:
+        tasks.end_step(tx, task_id, 0, "no")
+        tasks.end(tx, task_id, TaskStatus.FAILED)
+    assert seen() == before
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Rows of `tasks` and `task_steps`: what the API shows of background work."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -10,6 +9,8 @@ from cacheyard.clock import now_ms
 from cacheyard.domain.tasks import Step, StepStatus, Task, TaskStatus
 from cacheyard.store import rows
 from cacheyard.store.tables import task_steps, tasks
+
+_UNDER_WAY = task_steps.c.status == StepStatus.EXECUTING
 
 
 def add(tx: Connection, task: Task, steps: Sequence[str]) -> None:
@@ -88,13 +89,15 @@ def steps(tx: Connection, task_id: str) -> list[Step]:
 
 def begin_step(tx: Connection, task_id: str, number: int) -> None:
     """A step is under way."""
-    _set_step(tx, task_id, number, status=StepStatus.EXECUTING, begin_at=now_ms())
+    here = (task_steps.c.task_id == task_id, task_steps.c.number == number)
+    tx.execute(update(task_steps).where(*here).values(status=StepStatus.EXECUTING, begin_at=now_ms()))
 
 
 def end_step(tx: Connection, task_id: str, number: int, error: str | None = None) -> None:
-    """A step is done, or has failed with `error`."""
+    """The step under way is done, or has failed with `error`. One that has ended stays as it is."""
     status = StepStatus.FINISH if error is None else StepStatus.FAILED
-    _set_step(tx, task_id, number, status=status, end_at=now_ms(), error=error)
+    here = (task_steps.c.task_id == task_id, task_steps.c.number == number, _UNDER_WAY)
+    tx.execute(update(task_steps).where(*here).values(status=status, end_at=now_ms(), error=error))
 
 
 def note_error(tx: Connection, task_id: str, error: str) -> None:
@@ -103,10 +106,11 @@ def note_error(tx: Connection, task_id: str, error: str) -> None:
 
 
 def end(tx: Connection, task_id: str, status: TaskStatus) -> None:
-    """A task has ended, and with it the step that was under way."""
-    tx.execute(update(tasks).where(tasks.c.id == task_id).values(status=status, updated_at=now_ms()))
-    under_way = (task_steps.c.task_id == task_id, task_steps.c.status == StepStatus.EXECUTING)
-    tx.execute(update(task_steps).where(*under_way).values(status=StepStatus.FINISH, end_at=now_ms()))
+    """A task has ended, and with it the step that was under way. One that has ended before stays as it is."""
+    before = (tasks.c.id == task_id, tasks.c.status.in_((TaskStatus.WAITING, TaskStatus.EXECUTING)))
+    tx.execute(update(tasks).where(*before).values(status=status, updated_at=now_ms()))
+    here = (task_steps.c.task_id == task_id, _UNDER_WAY)
+    tx.execute(update(task_steps).where(*here).values(status=StepStatus.FINISH, end_at=now_ms()))
 
 
 def remove(tx: Connection, task_id: str) -> None:
@@ -120,8 +124,3 @@ def rename(tx: Connection, task_id: str, new_id: str) -> None:
     tx.execute(insert(tasks).values({**row, "id": new_id}))
     tx.execute(update(task_steps).where(task_steps.c.task_id == task_id).values(task_id=new_id))
     remove(tx, task_id)
-
-
-def _set_step(tx: Connection, task_id: str, number: int, **values: Any) -> None:
-    here = (task_steps.c.task_id == task_id, task_steps.c.number == number)
-    tx.execute(update(task_steps).where(*here).values(**values))
