@@ -1,6 +1,7 @@
 """Clients in tests that come from other addresses than usual, as whitelists tell them apart."""
 
 import os
+import random
 import re
 import socket
 import sqlite3
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from support.caches import PASSWORD, Cache
 from support.service import Service
+from support.waiting import until
 
 from cacheyard.engine import nft
 
@@ -197,14 +199,14 @@ def flush(service: Service) -> None:
 class World:
     """Another machine, as far as the kernel knows: a network namespace at the other end of a cable."""
 
-    def __init__(self, name: str, here: str, there: str) -> None:
+    def __init__(self, inside: list[str], here: str, there: str) -> None:
         self.here, self.there = here, there  # our address at the cable, and its own
-        self._name = name
+        self._inside = inside
 
     def ask(self, ip: str, port: int = 6379, words: str = "PING") -> str:
         """What a server answers to a client there which has shown its password; `refused`, or `nothing`."""
         done = subprocess.run(
-            ["ip", "netns", "exec", self._name, sys.executable, "-c", _ASK, ip, str(port), PASSWORD, words],
+            [*self._inside, sys.executable, "-c", _ASK, ip, str(port), PASSWORD, words],
             capture_output=True,
             text=True,
             timeout=30,
@@ -231,21 +233,30 @@ except TimeoutError:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """One that is gone afterwards."""
-    name = f"cytest{os.getpid()}"
-    cable, end = f"cy{os.getpid()}a", f"cy{os.getpid()}b"
-    here, there = "198.51.100.1", "198.51.100.2"
+    """One that is gone afterwards: with its process, which ends with us, however we end."""
+    command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"]
+    ours, cable, end = Path("/proc/self/ns/net").readlink(), f"cy{os.getpid()}a", f"cy{os.getpid()}b"
+    with subprocess.Popen(command) as holder:
+        try:
+            theirs, inside = Path(f"/proc/{holder.pid}/ns/net"), ["nsenter", "-t", str(holder.pid), "-n"]
+            until(lambda: theirs.readlink() != ours, seconds=10, what="the other machine")
+            here, there = _ends()
+            for command in (
+                ["ip", "link", "add", cable, "type", "veth", "peer", "name", end, "netns", str(holder.pid)],
+                ["ip", "addr", "add", f"{here}/30", "dev", cable],
+                ["ip", "link", "set", cable, "up"],
+                [*inside, "ip", "addr", "add", f"{there}/30", "dev", end],
+                [*inside, "ip", "link", "set", end, "up"],
+            ):
+                subprocess.run(command, check=True, timeout=10, capture_output=True)
+            yield World(inside, here, there)
+        finally:
+            holder.kill()
 
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True, timeout=10, capture_output=True)
 
-    ip("netns", "add", name)
-    try:
-        ip("link", "add", cable, "type", "veth", "peer", "name", end, "netns", name)
-        ip("addr", "add", f"{here}/30", "dev", cable)
-        ip("link", "set", cable, "up")
-        ip("-n", name, "addr", "add", f"{there}/30", "dev", end)
-        ip("-n", name, "link", "set", end, "up")
-        yield World(name, here, there)
-    finally:
-        ip("netns", "del", name)  # and the cable with it
+def _ends() -> tuple[str, str]:
+    """Addresses for a cable that no other cable of this machine has."""
+    shown = subprocess.run(["ip", "-4", "-o", "addr"], check=True, timeout=10, capture_output=True, text=True)
+    free = [at for at in range(0, 256, 4) if f" 198.51.100.{at + 1}/" not in shown.stdout]
+    at = random.choice(free)  # so that runs side by side do not meet
+    return f"198.51.100.{at + 1}", f"198.51.100.{at + 2}"

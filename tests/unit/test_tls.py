@@ -1,7 +1,9 @@
 """How servers are told to speak TLS, and how cacheyard connects to one that does, or does not."""
 
 import asyncio
+import gc
 import random
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,8 +21,9 @@ from cacheyard.clock import now_ms
 from cacheyard.domain.certificates import Pair, issue, names_in, new_authority
 from cacheyard.domain.nodes import Address
 from cacheyard.engine import tls
+from cacheyard.engine.pipe import Pipe, packed
 from cacheyard.engine.redis import Link, RedisError
-from cacheyard.engine.redis_conf import render
+from cacheyard.engine.redis_conf import INTERNAL_USER, render
 
 SECRET = "internal"
 NEW = (7, 0, 15)
@@ -33,7 +36,7 @@ OFF |= {"tls-ca-cert-file": "", "tls-auth-clients": "no", "tls-replication": "no
 NET = f"127.201.{random.randrange(256)}"  # so that runs side by side do not meet
 HERE, ELSEWHERE, NOWHERE = (Address(f"{NET}.{number}", 6379) for number in (1, 2, 3))
 # asyncio (3.11) forgets to close a connection whose time is up just when TLS is about to begin on it
-link_to = partial(Link, secret=SECRET, user=None, seconds=20.0)
+link_to = partial(Link, secret=SECRET, user=None, seconds=10.0)
 
 
 def test_a_port_is_free_before_it_is_the_other_one() -> None:
@@ -85,8 +88,8 @@ def test_names_are_of_the_region_and_a_certificate_fits_what_it_was_issued_for()
 
 
 @contextmanager
-def servers(directory: Path, pair: Pair) -> Iterator[None]:
-    """One with TLS `HERE` and one without `ELSEWHERE`."""
+def servers(directory: Path, pair: Pair) -> Iterator[subprocess.Popen[bytes]]:
+    """One with TLS `HERE`, which is given, and one without `ELSEWHERE`."""
     (directory / "pair").write_text(pair.certificate + pair.key)
     (directory / "ca").write_text(AUTHORITY.certificate)
     files = ("--tls-cert-file", "pair", "--tls-key-file", "pair", "--tls-ca-cert-file", "ca")
@@ -95,9 +98,11 @@ def servers(directory: Path, pair: Pair) -> Iterator[None]:
         ELSEWHERE: ("--port", "6379"),
     }
     with ExitStack() as stack:
+        running = {}
         for address, way in ways.items():
-            command = [ABLE[-1], "--bind", address.ip, "--save", "", "--requirepass", SECRET, *way]
-            server = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL)
+            who = ("--requirepass", SECRET, "--user", INTERNAL_USER, "on", f">{SECRET}", "~*", "&*", "+@all")
+            command = [ABLE[-1], "--bind", address.ip, "--save", "", *who, *way]
+            server = running[address] = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL)
             stack.callback(server.wait)
             stack.callback(server.kill)
         for address in ways:
@@ -106,7 +111,7 @@ def servers(directory: Path, pair: Pair) -> Iterator[None]:
                 seconds=20,
                 what=f"{address.ip} to answer",
             )
-        yield
+        yield running[HERE]
 
 
 @pytest.mark.skipif(not ABLE, reason="no server here can speak TLS")
@@ -149,3 +154,19 @@ def test_a_certificate_that_expired_while_nobody_was_there_can_still_be_renewed(
     begin = now_ms() - 3_600_000
     with servers(tmp_path, issue(AUTHORITY, [HERE.ip], begin, timedelta(minutes=1))):
         asyncio.run(tried())
+
+
+@pytest.mark.skipif(not ABLE, reason="no server here can speak TLS")
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_connection_ends_at_once_though_the_server_hangs(tmp_path: Path, kind: str) -> None:
+    """What is left open says so when it is collected."""
+
+    async def ended(server: subprocess.Popen[bytes]) -> None:
+        one = link_to(HERE, trust=TRUST) if kind == "link" else Pipe(HERE, SECRET, TRUST)
+        await (one.ping() if isinstance(one, Link) else one.ask([packed("PING")], 20))
+        server.send_signal(signal.SIGSTOP)
+        await one.close()
+
+    with servers(tmp_path, issue(AUTHORITY, [HERE.ip], now_ms(), timedelta(hours=1))) as server:
+        asyncio.run(ended(server))
+        gc.collect()

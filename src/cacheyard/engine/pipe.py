@@ -13,7 +13,7 @@ from ssl import SSLContext
 from cacheyard.domain.nodes import Address
 from cacheyard.engine.redis_conf import INTERNAL_USER
 from cacheyard.engine.source import near
-from cacheyard.streams import sending
+from cacheyard.streams import hang_up, sending
 
 _BUFFER = 1 << 30  # bytes of answers; asyncio gives up on a line that is longer than its buffer
 
@@ -93,7 +93,7 @@ class Pipe:
 
     def _hang_up(self) -> None:
         if self._streams is not None:
-            self._streams[1].close()
+            hang_up(self._streams[1])
             self._streams = None
 
 

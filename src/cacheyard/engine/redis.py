@@ -26,7 +26,7 @@ from cacheyard.domain.slots import Range
 from cacheyard.engine import tls
 from cacheyard.engine.redis_conf import INTERNAL_USER, RESERVED_USERS, acl_rules, live, replication
 from cacheyard.engine.source import near
-from cacheyard.streams import sending
+from cacheyard.streams import hang_up, sending
 from cacheyard.waiting import heeding
 
 __all__ = [
@@ -75,6 +75,12 @@ class _Connection(Connection):
                 await super().send_packed_command(command, check_health)
         except ConnectionResetError as error:
             raise ServerGone(str(error)) from error
+
+    async def disconnect(self, *how: Any, **why: Any) -> None:
+        """At once: it has its answers, or waits for them no longer."""
+        if self._writer is not None:
+            hang_up(self._writer)
+        await super().disconnect(*how, **why)
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         encryption = {} if self.trust is None else {"ssl": self.trust}
