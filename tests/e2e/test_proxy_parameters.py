@@ -190,8 +190,8 @@ def test_scripts_of_reading_accounts_are_run_by_replicas(caches: dict[str, Cache
 def test_a_proxy_refuses_what_is_too_long_for_its_servers(caches: dict[str, Cache], client: Any) -> None:
     cache = caches["proxy"]
     change(client, cache, proto_max_bulk_len=str(MB))
+    with cache.client() as link, pytest.raises((redis.ResponseError, redis.ConnectionError)):
+        link.set("long", "x" * 2 * MB)  # which ends the connection, now or in a moment
     with cache.client() as link:
-        with pytest.raises((redis.ResponseError, redis.ConnectionError)):
-            link.set("long", "x" * 2 * MB)
         assert link.set("short", "x" * (MB // 2))
     change(client, cache, proto_max_bulk_len=str(2 * MB))
