@@ -322,6 +322,12 @@ pub async fn open(w: W, key: Key, ident: &Ident) -> Result<TcpStream, Failure> {
         if key.db != 0 {
             steps.push(resp::request(&["SELECT", &key.db.to_string()]));
         }
+        // Nothing is asked before the server has said something: the kernel still takes connections for one that is
+        // dying, and what was sent to it then would be in doubt.
+        let stranger = steps.is_empty();
+        if stranger {
+            steps.push(resp::request(&["PING"]));
+        }
         for step in steps {
             let broken = |e: std::io::Error| Failure::Broken(format!("{addr}: {e}"));
             stream.write_all(&step).await.map_err(broken)?;
@@ -329,7 +335,7 @@ pub async fn open(w: W, key: Key, ident: &Ident) -> Result<TcpStream, Failure> {
             if reply.starts_with(b"-ERR max number of clients") {
                 return Err(Failure::Broken(format!("{addr}: no connection left")));
             }
-            if reply.starts_with(b"-") {
+            if reply.starts_with(b"-") && !stranger {
                 return Err(Failure::Refused(reply));
             }
         }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::TcpListener;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -234,6 +235,22 @@ fn when_a_master_of_a_cluster_dies_writes_go_on_at_the_replica_that_takes_over()
     let gap = write_gap(&seen, promoted);
     println!("writes again {gap:?} after the takeover");
     assert!(gap < Duration::from_secs(1) + lateness.allowance(), "{gap:?}");
+}
+
+/// So it is for a moment while a server is dying: the kernel takes connections that nobody will read.
+#[test]
+fn what_was_sent_to_a_server_that_has_never_spoken_is_sent_again() {
+    let mut server = Server::start(&[]);
+    let proxy = Proxy::start("split", &[server.addr()], "");
+    let mut client = proxy.client();
+    assert_eq!(client.int(&["INCR", "n"]), 1);
+    server.stop();
+    let deaf = TcpListener::bind(server.addr()).unwrap();
+    client.send(&["INCR", "n"]);
+    sleep(Duration::from_millis(200));
+    drop(deaf);
+    server.again();
+    assert_eq!(client.receive(), b":1\r\n");
 }
 
 #[test]
