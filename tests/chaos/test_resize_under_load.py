@@ -79,5 +79,6 @@ def test_a_resize_under_load_loses_no_write(
             f"{traffic.acknowledged} acknowledged; {dict(traffic.errors)}"
         )
         assert not lost, (lost[:5], service.log())
-        assert missing(shown, KEYS) == []
+        gone = missing(shown, KEYS)
+        assert not gone, (to, gone, service.log())
         assert gap <= GAP, service.log()
