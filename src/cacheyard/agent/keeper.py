@@ -328,7 +328,7 @@ class Keeper:
         """A replica's claim must be newer than its master's was, or both claim the slots when that is back:
         so it hears first of the newest epoch that anybody knows."""
         said: list[tuple[int, Watched]] = []
-        for other in self._watched.values():
+        for other in list(self._watched.values()):  # nodes come and go meanwhile
             if other.node.instance_id == one.node.instance_id and other.answering and other.server.alive:
                 found = await _asked(epochs(_link(other)))
                 if found is not None:
@@ -436,7 +436,7 @@ class Keeper:
         """The node of the shard that says it is the master, of several the one with the highest epoch: one
         that has just been started again may not have heard yet that it was replaced."""
         claims: list[tuple[int, Node]] = []
-        for one in self._watched.values():
+        for one in list(self._watched.values()):  # nodes come and go meanwhile
             link = one.server.link
             if one.node.shard_id != shard.id or link is None or not one.answering:
                 continue

@@ -429,7 +429,7 @@ class Supervisor:
     async def _let_go(self) -> None:
         for chore in self.chores:
             chore.stop()
-        for watched in self.watched.values():
+        for watched in list(self.watched.values()):
             if watched.task is not None:
                 watched.task.cancel()
             if watched.pulse is not None:
