@@ -17,8 +17,10 @@ from support.bare_cluster import PORT, BareCluster, bare_cluster
 from support.waiting import until
 from support.yard import SECRET
 
+from cacheyard.domain import slots
 from cacheyard.domain.nodes import Node, Role
-from cacheyard.engine.masters import Master, Masters, assign
+from cacheyard.engine.lane import Lane
+from cacheyard.engine.masters import Master, Masters, NotYet, assign
 from cacheyard.engine.slots import Mover, NotMoved
 
 TYPES = (
@@ -258,6 +260,7 @@ def test_a_target_without_memory_is_given_up_and_nothing_is_lost(four: BareClust
     try:
         with pytest.raises(NotMoved, match="no memory left"):
             settle(four, four.names)
+        full.config_set("maxmemory", 1)  # what it uses for itself goes up and down: there might be room again
         with pytest.raises(NotMoved, match="no memory left"):
             heal(four)
         asyncio.run(_with_mover(four, lambda mover: mover.turn_back()))
@@ -289,28 +292,106 @@ def test_keys_that_nobody_knows_to_be_elsewhere_go_back_if_they_must(four: BareC
     assert [four.redis(source).get(key) for key in keys] == ["old", "old", "new", "new", "old", "old"]
 
 
-def test_a_target_takes_no_slot_before_it_knows_the_sources_newest_epoch(
+BUMP = "CLUSTER BUMPEPOCH"  # says STILL if it has the newest epoch, else BUMPED
+
+
+def test_a_source_that_claims_its_slots_anew_meanwhile_costs_no_key(
     four: BareCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would not claim it with a newer one: the source's next word would take it away again, and the target
-    delete its keys. (So it is when the source was just replaced.)"""
-    client, take, behind = four.everywhere(), Masters.take, list[int]()
+    """As long as it has not been told that slots have gone, its next word takes them back from a target whose
+    claim is older, and the target deletes their keys."""
+    client, take, claimed, refused = four.everywhere(), Masters.take, list[str](), list[NotYet]()
     fill(client, range(3000))
 
-    async def look(masters: Masters, target: Master, opened: Sequence[int]) -> None:
-        there = await masters.of([target.shard, bumped])
-        known = {member.engine_id: member.epoch for member in there[target.shard].seen}
-        source = there[bumped].me
-        behind.extend([source.epoch] if known[source.engine_id] < source.epoch else [])
-        await take(masters, target, opened)
+    async def claim(masters: Masters, source: Master, target: Master, opened: Sequence[int]) -> None:
+        if len(claimed) < 3:
+            claimed.append(str(four.master(source.shard).execute_command(BUMP)))
+        try:
+            await take(masters, source, target, opened)
+        except NotYet as error:
+            refused.append(error)
+            raise
 
-    monkeypatch.setattr(Masters, "take", look)
-    bump = "CLUSTER BUMPEPOCH"  # says STILL if it has the newest
-    bumped = next(name for name in four.old if "BUMPED" in str(four.master(name).execute_command(bump)))
-    settle(four, [name for name in four.names if name != bumped])
-    assert behind == []
+    monkeypatch.setattr(Masters, "take", claim)
+    settle(four, four.names)
     whole(four)
     assert not wrong(client, range(3000))
+    assert len(claimed) == 3
+    assert len(refused) >= sum("BUMPED" in said for said in claimed) > 0
+
+
+def test_no_slot_leaves_a_master_that_shares_its_epoch_with_another(
+    four: BareCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them takes a newer one as soon as it hears of the other, whatever is going on."""
+    client, take, shared = four.everywhere(), Masters.take, list[str]()
+    fill(client, range(3000))
+
+    def epoch_of(name: str, which: str = "my") -> int:
+        return int(four.master(name).cluster("INFO")[f"cluster_{which}_epoch"])
+
+    async def look(masters: Masters, source: Master, target: Master, opened: Sequence[int]) -> None:
+        epochs = {name: epoch_of(name) for name in four.names}
+        mine = epochs.pop(source.shard)
+        shared.extend(name for name, epoch in epochs.items() if epoch == mine)
+        await take(masters, source, target, opened)
+
+    monkeypatch.setattr(Masters, "take", look)
+    one, other, third = four.old
+
+    def share() -> bool:
+        """Both take the next one, before one can hear of the other's."""
+        four.master(third).execute_command(BUMP)
+        newest = {epoch_of(third)}
+
+        def heard() -> bool:
+            return {epoch_of(name, "current") for name in (one, other)} == newest
+
+        until(heard, seconds=20, what="gossip")
+        four.master(one).execute_command(BUMP)
+        four.master(other).execute_command(BUMP)
+        return epoch_of(one) == epoch_of(other)
+
+    until(share, seconds=20, what="two masters to share an epoch")
+    settle(four, four.names)
+    assert shared == []
+    whole(four)
+    assert len({epoch_of(name) for name in four.names}) == len(four.names)
+    assert not wrong(client, range(3000))
+
+
+def test_no_slot_leaves_a_master_while_it_takes_others(
+    four: BareCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes slots claims all its slots anew."""
+    client, run, running, most = four.everywhere(), Lane.run, set[Lane](), list[int]()
+    fill(client, range(3000))
+
+    async def counted(lane: Lane) -> None:
+        running.add(lane)
+        most.append(len(running))
+        await run(lane)
+        running.remove(lane)
+
+    monkeypatch.setattr(Lane, "run", counted)
+    one, other = four.old[:2]
+    there = [(slots.balanced(len(four.old))[number][0], name) for number, name in enumerate((one, other))]
+    for (slot, source), target in zip(there, (other, one), strict=True):
+        ids = [four.shards[name][0].engine_id for name in (source, target)]
+        four.master(target).execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[0])
+        four.master(source).execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[1])
+    heal(four)
+    assert most == [1, 1]
+    whole(four)
+    for (slot, _), target in zip(there, (other, one), strict=True):
+        assert slot in slots_of(four, target)
+    assert not wrong(client, range(3000))
+
+
+def slots_of(cluster: BareCluster, name: str) -> list[int]:
+    """By the word of the shard's first node."""
+    [me] = [m for m in cluster.seen()[cluster.nodes.index(cluster.shards[name][0])] if "myself" in m.flags]
+    return slots.of(me.slots)
 
 
 def test_who_is_told_to_stop_leaves_no_slot_open(four: BareCluster) -> None:
@@ -455,20 +536,24 @@ def test_slots_whose_master_died_before_it_told_anybody_are_its_successors(
         async def yes(_: Masters, _master: Master, commands: Iterable[bytes]) -> list[bytes]:
             return [b"+OK" for _ in commands]
 
-        async def die(masters: Masters, target: Master, opened: Sequence[int]) -> None:
+        async def no_matter(_: Masters, _source: Master, _target: Master) -> None:
+            pass
+
+        async def die(masters: Masters, source: Master, target: Master, opened: Sequence[int]) -> None:
             taken.append(len(opened))
             if len(taken) != 3:
-                await take(masters, target, opened)
+                await take(masters, source, target, opened)
                 return
             until(passed_on, seconds=20, what="the replica to have all keys")
             cluster.kill_node(master)
             with monkeypatch.context() as patched:
+                patched.setattr(Masters, "_outrank", no_matter)
                 patched.setattr(Masters, "tell", yes)
-                await take(masters, target, opened)
+                await take(masters, source, target, opened)
             lost.update(replace(cluster, replica))
             if with_it == "mover":
-                for source in (await masters.of(cluster.old)).values():
-                    await masters.tell(source, [assign(slot, "NODE", target) for slot in opened])
+                for one in (await masters.of(cluster.old)).values():
+                    await masters.tell(one, [assign(slot, "NODE", target) for slot in opened])
                 raise MoverDied
 
         monkeypatch.setattr(Masters, "take", die)

@@ -14,7 +14,17 @@ from itertools import groupby
 from typing import Any
 
 from cacheyard.domain.nodes import Address
-from cacheyard.engine.masters import PASSING, Master, Masters, NotMoved, NotYet, Patience, assign, check
+from cacheyard.engine.masters import (
+    PASSING,
+    TAKEN_AT_ONCE,
+    Master,
+    Masters,
+    NotMoved,
+    NotYet,
+    Patience,
+    assign,
+    check,
+)
 from cacheyard.engine.pipe import joined, lines, packed, text
 from cacheyard.engine.redis_conf import INTERNAL_USER
 
@@ -61,11 +71,11 @@ class Lane:
                 await self._patience.after(error)
 
     async def _try(self) -> None:
+        if self._disturbed:  # somebody may have been replaced, have left slots to nobody, or claim them anew
+            await self._masters.settled()
+            self._disturbed = False
         masters = await self._masters.of({self._source, *self._left.values()})
         source = masters[self._source]
-        if self._disturbed:  # somebody may have been replaced, and have left slots to nobody
-            await self._masters.inherit()
-            self._disturbed = False
         counts = await self._masters.counts(source)
         for target, these in groupby(list(self._left), key=self._left.__getitem__):
             left = list(these)
@@ -78,12 +88,7 @@ class Lane:
 
     async def _set_right(self, source: Master, target: Master, these: Sequence[int]) -> None:
         """Gossip changes nothing about a slot that a node imports: the target may not know that the source
-        was replaced, and then it takes no key of it from anybody. Nor can it have an epoch that is newer than
-        the source's before it knows that one."""
-        known = {member.engine_id: member.epoch for member in target.seen}
-        if known.get(source.me.engine_id, 0) < source.me.epoch:
-            await self._masters.introduce(source, target)
-            raise NotYet(f"{target.address.ip} does not know of the newest epoch of {source.address.ip}")
+        was replaced, and then it takes no key of it from anybody."""
         sees = target.owners()
         wrong = [slot for slot in these if sees.get(slot) not in (source.me.engine_id, target.me.engine_id)]
         check(await self._masters.tell(target, (assign(slot, "NODE", source) for slot in wrong)))
@@ -111,14 +116,18 @@ class Lane:
         }
         check(await tell(source, (assign(slot, "MIGRATING", target) for slot in opened)))
         await self._empty(source, target, opened)
-        await self._masters.take(target, list(opened))
-        told = [assign(slot, "NODE", target) for slot in counts]
-        await tell(source, told)
-        for slot in counts:
-            del self._left[slot]
+        told = {slot: assign(slot, "NODE", target) for slot in counts}
+        these = list(told)
+        for first in range(0, len(these), TAKEN_AT_ONCE):
+            some = these[first : first + TAKEN_AT_ONCE]
+            if new := [slot for slot in some if slot in opened]:
+                await self._masters.take(source, target, new)
+            check(await tell(source, map(told.__getitem__, some)))
+            for slot in some:
+                del self._left[slot]
         self._patience = Patience()
         others = self._everybody.keys() - {source.shard, target.shard}
-        await asyncio.gather(*(self._tell(name, told) for name in others))
+        await asyncio.gather(*(self._tell(name, [*told.values()]) for name in others))
 
     async def _tell(self, name: str, told: Sequence[bytes]) -> None:
         """The target says to all what it has by itself, too: who does not hear us is not told again."""

@@ -6,8 +6,10 @@ moment.
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import permutations
 from ssl import SSLContext
 from typing import Self, TypeVar
 
@@ -20,7 +22,7 @@ from cacheyard.engine import cluster
 from cacheyard.engine.cluster import Member
 from cacheyard.engine.pipe import Pipe, lines, packed, text
 from cacheyard.engine.redis import Link, RedisError
-from cacheyard.engine.replication import tell_epoch
+from cacheyard.engine.replication import epochs, epochs_in, tell_epoch
 
 log = structlog.get_logger()
 
@@ -35,6 +37,7 @@ PAUSES = (0.005, 0.25)  # seconds between tries, the first and the longest
 ORPHANED_SECONDS = 2.0  # so long a slot may have no master while all shards have one; then it is given one
 TAKEN_AT_ONCE = 128  # slots: a millisecond's work, in which nobody else knows of it
 _BUMP = packed("CLUSTER", "BUMPEPOCH")
+_INFO = packed("CLUSTER", "INFO")
 
 COUNTED = 4096  # slots at a time, which hold up a server for 2 ms
 _COUNT = """
@@ -65,6 +68,7 @@ class Master(msgspec.Struct, frozen=True):
     address: Address
     me: Member
     seen: list[Member]  # all nodes, as it sees them
+    heard: int  # the newest epoch that it knows of
 
     def owners(self) -> dict[int, str]:
         """The engine ids of who has which slot, as it sees it."""
@@ -113,31 +117,71 @@ class Masters:
                 raise NotYet(f"{self.shards[name][0].ip} or a replica of its does not answer")
         return {master.shard: master for master, _ in found if master is not None}
 
-    async def whole(self) -> tuple[dict[str, Master], dict[str, list[int]]]:
-        """The masters of all shards, and the slots of each. Raises `NotYet` when a slot has none."""
+    async def settled(self) -> dict[str, Master]:
+        """The masters of all shards, as `all` has them, when nobody will claim slots anew by itself. Raises
+        `NotYet` when somebody may, or when slots were just given to the successor of who had taken them."""
         masters = await self.all()
         await self._inherit(masters)
+        await self._settle_epochs(masters)
+        return masters
+
+    async def whole(self) -> tuple[dict[str, Master], dict[str, list[int]]]:
+        """The masters of all shards as `settled` has them, and the slots of each. Raises `NotYet` when a slot
+        has none."""
+        masters = await self.settled()
         await self._adopt(masters)
         return masters, owned_by(masters)
 
-    async def take(self, master: Master, opened: Sequence[int]) -> None:
-        """Slots that it imports, which have no keys but there, are that master's.
+    async def take(self, source: Master, target: Master, opened: Sequence[int]) -> None:
+        """Slots that the target imports, which have no keys but there, are the target's: `TAKEN_AT_ONCE` or
+        fewer. Raises `NotYet`. The source is to be told at once.
 
-        A slot that is taken over while it is imported makes the master tell all nodes, each of which then
-        compares all slots: 16384 times that is seconds of work for each. So only the last slot of several is.
-        For the others the master must be sure to have the newest epoch before: else the next word of their
-        source would take them away again, and the master would delete their keys.
+        A slot that is taken over while it is imported makes the target tell all nodes, each of which then
+        compares all slots: 16384 times that is seconds of work for each. So only the last of several is.
         """
-        self._taken |= dict.fromkeys(opened, master)
-        for first in range(0, len(opened), TAKEN_AT_ONCE):
-            *some, last = opened[first : first + TAKEN_AT_ONCE]
-            _, *said = await self.tell(master, [_BUMP, *_mine(some, master), assign(last, "NODE", master)])
-            check(said)
+        await self._outrank(source, target)
+        self._taken |= dict.fromkeys(opened, target)
+        *some, last = opened
+        check(await self.tell(target, [*_mine(some, target), assign(last, "NODE", target)]))
 
-    async def inherit(self) -> None:
-        """A master that took slots and died before it said so to its replicas has left them to nobody: their
-        source does not claim them any more. They are its successor's, who has their keys."""
-        await self._inherit(await self.all())
+    async def renew(self, owners: Iterable[Master]) -> None:
+        """The claims of one of these owners, who has not the newest, become the newest: that is what others
+        believe. One at a time, or they would share an epoch."""
+        for owner in owners:
+            if b"BUMPED" in (await self.tell(owner, [_BUMP]))[0]:
+                return
+
+    async def _outrank(self, source: Master, target: Master) -> None:
+        """The target's claims are newer than the source's. Else the next word of the source, which has yet to
+        be told that it is rid of slots, would take them back, and the target would delete their keys."""
+        [said] = await self.tell(target, [_BUMP])  # +BUMPED 7, or +STILL 7
+        [info] = await self.ask(source, [_INFO])
+        for answer in (said, info):
+            if answer[:1] == b"-":
+                raise NotYet(text(answer))
+        mine, newest = int(said.split(b" ")[1]), epochs_in(text(info)).mine
+        if mine <= newest:
+            raise NotYet(f"{target.address.ip} has epoch {mine}, {source.address.ip} {newest}")
+
+    async def _settle_epochs(self, masters: Mapping[str, Master]) -> None:
+        """A master that hears of another which has its epoch takes a newer one by itself, and so claims
+        slots anew that are just leaving it. If no other has that of an owner, and all know the newest, that
+        does not come any more: who takes an epoch takes one that is newer than all it knows."""
+        sharing: dict[int, list[Master]] = defaultdict(list)
+        for master in masters.values():
+            sharing[master.me.epoch].append(master)
+        newest = max(masters.values(), key=lambda master: master.me.epoch)
+        unheard = [
+            pair
+            for same in sharing.values()
+            if any(master.me.slots for master in same)
+            for pair in permutations(same, 2)
+        ]
+        unheard += [(newest, other) for other in masters.values() if other.heard < newest.me.epoch]
+        if unheard:
+            await asyncio.gather(*(self._introduce(one, other) for one, other in unheard))
+            one, other = unheard[0]
+            raise NotYet(f"{one.address.ip} and {other.address.ip} have not settled their epochs")
 
     async def _inherit(self, masters: Mapping[str, Master]) -> None:
         heirs: dict[int, str] = {}
@@ -195,7 +239,7 @@ class Masters:
         block = b"".join(commands)
         return lines((await self.ask(master, [block]))[0]) if block else []
 
-    async def introduce(self, master: Master, other: Master) -> None:
+    async def _introduce(self, master: Master, other: Master) -> None:
         """Have one tell the other now what they would come to talk of within some seconds."""
         async with self._connect(master.address) as link:
             await tell_epoch(link, other.address)
@@ -251,8 +295,10 @@ class Masters:
         with suppress(RedisError, OSError):
             async with self._connect(address) as link:
                 seen = await cluster.members(link)
-            me = cluster.myself(seen)
-            return Master(name, address, me, seen) if me.role is Role.MASTER else True
+                me = cluster.myself(seen)
+                if me.role is not Role.MASTER:
+                    return True
+                return Master(name, address, me, seen, (await epochs(link)).current)
         return False
 
     async def __aenter__(self) -> Self:

@@ -99,7 +99,12 @@ class Epochs(msgspec.Struct, frozen=True):
 
 async def epochs(link: Link) -> Epochs:
     """Ask the server."""
-    said = dict(line.split(":", 1) for line in str(await link.call("CLUSTER", "INFO")).split())
+    return epochs_in(str(await link.call("CLUSTER", "INFO")))
+
+
+def epochs_in(info: str) -> Epochs:
+    """Out of what CLUSTER INFO answers."""
+    said = dict(line.split(":", 1) for line in info.split() if ":" in line)
     return Epochs(int(said["cluster_current_epoch"]), int(said["cluster_my_epoch"]))
 
 

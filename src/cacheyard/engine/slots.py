@@ -69,7 +69,11 @@ class Mover:
         by_source: dict[str, dict[int, str]] = {}
         for slot, source, target in planned:
             by_source.setdefault(source, {})[slot] = target
-        everybody = await patiently(self._masters.all)
+        if len(by_source) > 1 and any(target in by_source for _, _, target in planned):
+            for one in by_source:  # a target gets a newer epoch, and a source must not while slots leave it
+                await self.move([move for move in planned if move[1] == one])
+            return
+        everybody = await patiently(self._masters.settled)
         lanes = [Lane(self._masters, source, targets, everybody) for source, targets in by_source.items()]
         try:
             async with asyncio.TaskGroup() as running:
@@ -200,9 +204,8 @@ class Mover:
             wanted = {slot: masters[name].me.engine_id for name, has in owned.items() for slot in has}
             odd = set().union(*(_odd(seen, wanted) for seen in views.values()))
             if odd and time.monotonic() - began > GOSSIP_SECONDS:
-                for name, master in masters.items():  # the newest word is believed: the owner's, then
-                    if odd.intersection(owned[name]):
-                        await self._masters.tell(master, [packed("CLUSTER", "BUMPEPOCH")])
+                owners = (masters[name] for name, has in owned.items() if odd.intersection(has))
+                await self._masters.renew(owners)
             if odd:
                 raise NotYet(f"not all nodes know who has {len(odd)} slots")
 
