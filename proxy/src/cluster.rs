@@ -51,10 +51,12 @@ pub async fn refresh(w: W) -> bool {
     true
 }
 
-/// Takes over what the first of these says that says anything. Each is asked when those before it are silent.
+/// Takes over what the first of these says that knows who has each slot, or else the first that says anything: one
+/// that slots come to may know nothing of one of them for a moment. Each is asked when those before it are silent.
 async fn learn(w: W, nodes: Vec<u16>) -> Option<u16> {
     let (say, mut said) = mpsc::unbounded_channel();
     let (mut left, mut open) = (nodes.into_iter(), 0);
+    let mut partly: Option<(u16, Bytes)> = None;
     loop {
         if let Some(node) = left.next() {
             let say = say.clone();
@@ -64,12 +66,16 @@ async fn learn(w: W, nodes: Vec<u16>) -> Option<u16> {
                 let _ = say.send((node, reply));
             });
         } else if open == 0 {
-            return None;
+            let (node, reply) = partly?;
+            return adopt(w, node, &reply, false).then_some(node);
         }
         if let Ok(Some((node, reply))) = tokio::time::timeout(SILENT, said.recv()).await {
             open -= 1;
-            if adopt(w, node, &reply) {
+            if adopt(w, node, &reply, true) {
                 return Some(node);
+            }
+            if reply.starts_with(b"*") {
+                partly.get_or_insert((node, reply));
             }
         }
     }
@@ -119,8 +125,8 @@ async fn ask_for_ways(w: W, node: u16) {
     w.max_bulk.set(limit.map_or(MAX_BULK, |limit| limit.clamp(0, MAX_BULK)));
 }
 
-/// Takes over what a node says of the slots.
-fn adopt(w: W, asked: u16, reply: &[u8]) -> bool {
+/// Takes over what a node says of the slots, unless it is to say something of all and does not.
+fn adopt(w: W, asked: u16, reply: &[u8], all: bool) -> bool {
     let Some(Value::List(ranges)) = Value::parse(reply) else { return false };
     let own = w.addr(asked);
     let host = own.rsplit_once(':').map_or("", |(host, _)| host).to_string();
@@ -144,7 +150,8 @@ fn adopt(w: W, asked: u16, reply: &[u8]) -> bool {
             part.fill(node);
         }
     }
-    if table.iter().all(|n| *n == NONE) {
+    let unknown = table.iter().filter(|n| **n == NONE).count();
+    if unknown == table.len() || (all && unknown > 0) {
         return false;
     }
     let mut changed = false;

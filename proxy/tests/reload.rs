@@ -72,6 +72,21 @@ fn a_cluster_is_ready_when_every_slot_has_a_master_that_answers() {
 }
 
 #[test]
+fn who_knows_nothing_of_a_slot_hides_it_from_nobody() {
+    let cluster = Cluster::start(2, false);
+    let proxy = Proxy::start("cluster", &cluster.addrs(), "[times]\nrefresh_ms = 5\n");
+    until(5.0, "the masters", || proxy.json("state")["ready"] == true);
+    let (mut c, mut other) = (proxy.client(), cluster.nodes[1].client());
+    let refreshes = || proxy.json("state")["topology_refreshes"].as_u64().unwrap();
+    let before = refreshes();
+    while refreshes() < before + 50 {
+        other.ask(&["CLUSTER", "DELSLOTS", "5"]); // the other one's; soon it is told again
+        assert_eq!(proxy.json("state")["ready"], true);
+        c.ok(&["SET", "460", "1"]);
+    }
+}
+
+#[test]
 fn addresses_come_and_go_with_a_reload() {
     let server = Server::start(&[]);
     let proxy = Proxy::start("split", &[server.addr()], "");

@@ -151,6 +151,11 @@ def _range(word: str) -> Range:
     return int(first), int(last or first)
 
 
+def owners(seen: Iterable[Member]) -> dict[int, str]:
+    """The engine id of who has each slot, of those that somebody has."""
+    return {slot: member.engine_id for member in seen for slot in slots.of(member.slots)}
+
+
 def myself(seen: Iterable[Member]) -> Member:
     """The node that was asked."""
     return next(member for member in seen if "myself" in member.flags)

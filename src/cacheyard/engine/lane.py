@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
+from cacheyard.domain import slots
 from cacheyard.domain.nodes import Address
 from cacheyard.engine.masters import (
     PASSING,
@@ -75,23 +76,34 @@ class Lane:
             await self._masters.settled()
             self._disturbed = False
         masters = await self._masters.of({self._source, *self._left.values()})
-        source = masters[self._source]
+        source = masters.get(self._source)
+        has = set(slots.of(source.me.slots)) if source is not None else set()
+        self._left = {slot: target for slot, target in self._left.items() if slot in has}  # others have gone
+        if source is None or not self._left:
+            return
         counts = await self._masters.counts(source)
+        targets = (masters[name] for name in set(self._left.values()))
+        await asyncio.gather(*(self._set_right(source, target, counts) for target in targets))
         for target, these in groupby(list(self._left), key=self._left.__getitem__):
             left = list(these)
-            await self._set_right(source, masters[target], left)
             while left:
                 some = self._next(left, counts)
                 left = left[len(some) :]
                 group = self._group(source, masters[target], {slot: counts.get(slot, 0) for slot in some})
                 await _to_the_end(group)
 
-    async def _set_right(self, source: Master, target: Master, these: Sequence[int]) -> None:
-        """Gossip changes nothing about a slot that a node imports: the target may not know that the source
-        was replaced, and then it takes no key of it from anybody."""
-        sees = target.owners()
-        wrong = [slot for slot in these if sees.get(slot) not in (source.me.engine_id, target.me.engine_id)]
+    async def _set_right(self, source: Master, target: Master, counts: Mapping[int, int]) -> None:
+        """What the target knows of the slots that come to it. Gossip changes nothing about a slot that a node
+        imports: it may not know that the source was replaced, and then it takes no key of it from anybody.
+        And it may remember what was never true of the source."""
+        sees, mine, its = target.owners(), target.me.engine_id, source.me.engine_id
+        coming = [slot for slot, name in self._left.items() if name == target.shard]
+        wrong = [slot for slot in coming if sees.get(slot) not in (its, mine)]
         check(await self._masters.tell(target, (assign(slot, "NODE", source) for slot in wrong)))
+        if known := [slot for slot in slots.of(source.me.slots) if sees.get(slot) != mine]:
+            # one that nobody asks the target for
+            spare = min(known, key=lambda slot: (slot in target.me.importing, counts.get(slot, 0)))
+            await self._masters.remind(target, source, spare)
 
     def _next(self, left: Sequence[int], counts: Mapping[int, int]) -> Sequence[int]:
         """The first slots, as many as may be open at once."""
@@ -120,9 +132,7 @@ class Lane:
         these = list(told)
         for first in range(0, len(these), TAKEN_AT_ONCE):
             some = these[first : first + TAKEN_AT_ONCE]
-            if new := [slot for slot in some if slot in opened]:
-                await self._masters.take(source, target, new)
-            check(await tell(source, map(told.__getitem__, some)))
+            await self._masters.hand_over(source, target, some, opened)
             for slot in some:
                 del self._left[slot]
         self._patience = Patience()

@@ -7,7 +7,7 @@ moment.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import permutations
 from ssl import SSLContext
@@ -21,7 +21,7 @@ from cacheyard.domain.nodes import Address, Node, Role
 from cacheyard.engine import cluster
 from cacheyard.engine.cluster import Member
 from cacheyard.engine.pipe import Pipe, lines, packed, text
-from cacheyard.engine.redis import Link, RedisError
+from cacheyard.engine.redis import Link, RedisError, ResponseError
 from cacheyard.engine.replication import epochs, epochs_in, tell_epoch
 
 log = structlog.get_logger()
@@ -36,8 +36,10 @@ PAUSES = (0.005, 0.25)  # seconds between tries, the first and the longest
 
 ORPHANED_SECONDS = 2.0  # so long a slot may have no master while all shards have one; then it is given one
 TAKEN_AT_ONCE = 128  # slots: a millisecond's work, in which nobody else knows of it
+REMIND_SECONDS = 1.0  # a node sends what it is asked to send within 0.1 s
 _BUMP = packed("CLUSTER", "BUMPEPOCH")
 _INFO = packed("CLUSTER", "INFO")
+_MULTI, _EXEC = packed("MULTI"), packed("EXEC")
 
 COUNTED = 4096  # slots at a time, which hold up a server for 2 ms
 _COUNT = """
@@ -72,7 +74,7 @@ class Master(msgspec.Struct, frozen=True):
 
     def owners(self) -> dict[int, str]:
         """The engine ids of who has which slot, as it sees it."""
-        return {slot: member.engine_id for member in self.seen for slot in slots.of(member.slots)}
+        return cluster.owners(self.seen)
 
 
 class Masters:
@@ -91,7 +93,9 @@ class Masters:
         self._connect = connect
         self._pipes: dict[Address, Pipe] = {}
         self._closed = False
-        self._taken: dict[int, Master] = {}  # slots that we had a master take, and who that was
+        self._seconds: dict[str, Node] = {}  # names of second masters of shards, and who they are
+        self._taken: dict[int, tuple[str, Master]] = {}  # slots that we had a master take: whose, and who
+        self._bequeathing = asyncio.Lock()
         self._orphaned: float | None = None  # since when there are slots that nobody claims
 
     async def close(self) -> None:
@@ -100,27 +104,54 @@ class Masters:
         await asyncio.gather(*(pipe.close() for pipe in self._pipes.values()))
 
     async def of(self, names: Iterable[str]) -> dict[str, Master]:
-        """The masters of these shards. Raises `NotYet` when one has none now."""
+        """The masters of these. Raises `NotYet` when a shard has none now, or a second master is silent; one
+        that is none any more is left out."""
         wanted = list(names)
-        found = await asyncio.gather(*map(self._of, wanted))
-        for name, (master, _) in zip(wanted, found, strict=True):
-            if master is None:
-                raise NotYet(f"{self.shards[name][0].ip} and its replicas have no master")
-        return {master.shard: master for master, _ in found if master is not None}
+        found: dict[str, Master] = {}
+        for name, (claims, sure) in zip(wanted, await asyncio.gather(*map(self._of, wanted)), strict=True):
+            if claims:
+                found[name] = claims[0]
+            elif name in self.shards or not sure:
+                raise NotYet(f"{self._nodes(name)[0].ip} and its replicas have no master")
+        return found
 
     async def all(self) -> dict[str, Master]:
-        """The masters of all shards that have one. Raises `NotYet` when a node that may be one is silent.
-        (At a 6.2 a shard whose last slot has left follows its new owner, and has none.)"""
+        """The masters of all shards that have one, and second ones, under names of their own. Raises `NotYet`
+        when a node that may be one is silent. (At a 6.2 a shard whose last slot has left follows its new
+        owner, and has none.)
+
+        A master that was replaced while slots came to it, and is back, has those of which its successor has
+        not heard: it alone has their keys.
+        """
         found = await asyncio.gather(*map(self._of, self.shards))
-        for name, (master, sure) in zip(self.shards, found, strict=True):
-            if master is None and not sure:
+        for name, (these, sure) in zip(self.shards, found, strict=True):
+            if not these and not sure:
                 raise NotYet(f"{self.shards[name][0].ip} or a replica of its does not answer")
-        return {master.shard: master for master, _ in found if master is not None}
+        claims = [claim for these, _ in found for claim in these]
+        owners = {owner.address for owner in _owners(claims).values()}
+        masters: dict[str, Master] = {}
+        for claim in claims:  # of each shard, the newest first
+            if claim.shard not in masters:
+                masters[claim.shard] = claim
+            elif claim.address in owners:
+                name = f"{claim.shard}, {claim.address.ip}"
+                nodes = self.shards[claim.shard]
+                self._seconds[name] = next(node for node in nodes if node.ip == claim.address.ip)
+                masters[name] = msgspec.structs.replace(claim, shard=name)
+        return masters
 
     async def settled(self) -> dict[str, Master]:
-        """The masters of all shards, as `all` has them, when nobody will claim slots anew by itself. Raises
-        `NotYet` when somebody may, or when slots were just given to the successor of who had taken them."""
+        """The masters of all shards, as `all` has them, when none is about to be replaced, or to claim slots
+        anew by itself. Raises `NotYet` when one is, or when slots were just given to the successor of who had
+        taken them."""
+        began = time.monotonic()
         masters = await self.all()
+        if time.monotonic() - began > LOOK_AGAIN_SECONDS:  # others may have given up since who hung until now
+            masters = await self.all()
+        ids = {master.me.engine_id: master for master in masters.values()}
+        for member in (member for master in masters.values() for member in master.seen):
+            if member.engine_id in ids and member.flags & {"fail", "fail?"}:
+                raise NotYet(f"{ids[member.engine_id].address.ip} was away, and may be replaced")
         await self._inherit(masters)
         await self._settle_epochs(masters)
         return masters
@@ -140,9 +171,35 @@ class Masters:
         compares all slots: 16384 times that is seconds of work for each. So only the last of several is.
         """
         await self._outrank(source, target)
-        self._taken |= dict.fromkeys(opened, target)
+        self._taken |= dict.fromkeys(opened, (source.shard, target))
         *some, last = opened
         check(await self.tell(target, [*_mine(some, target), assign(last, "NODE", target)]))
+
+    async def remind(self, target: Master, source: Master, slot: int) -> None:
+        """The target hears from the source itself that this has its slots. `slot` is one of them; the target
+        knows nothing of it for about 0.1 s. Raises `OSError` if it does not hear in time.
+
+        Redis 7.0.15 remembers of a slot that its owner, as we had told it, did not claim it, in a message
+        that was older. It forgets that when it hears an owner claim it and learns anything from that message.
+        If it takes the slot before, it gives it to the next who claims it, however old the claim, and deletes
+        its keys. Mended by Redis' pull request 12564.
+        """
+        async with asyncio.timeout(REMIND_SECONDS), self._connect(target.address) as link:
+            await link.call("CLUSTER", "SETSLOT", slot, "STABLE")
+            with suppress(ResponseError):  # it knew nothing before
+                await link.call("CLUSTER", "DELSLOTS", slot)
+            await self._introduce(source, target)
+            while source.me.engine_id != cluster.owners(await cluster.members(link)).get(slot):
+                await asyncio.sleep(PAUSES[0])
+
+    async def hand_over(
+        self, source: Master, target: Master, these: Sequence[int], opened: Container[int] | None = None
+    ) -> None:
+        """Slots without keys at the source are the target's, and the source knows it: `TAKEN_AT_ONCE` or
+        fewer. `opened`: those of them that the target has not taken yet. Raises `NotYet`."""
+        if new := [slot for slot in these if opened is None or slot in opened]:
+            await self.take(source, target, new)
+        check(await self.tell(source, (assign(slot, "NODE", target) for slot in these)))
 
     async def renew(self, owners: Iterable[Master]) -> None:
         """The claims of one of these owners, who has not the newest, become the newest: that is what others
@@ -154,14 +211,20 @@ class Masters:
     async def _outrank(self, source: Master, target: Master) -> None:
         """The target's claims are newer than the source's. Else the next word of the source, which has yet to
         be told that it is rid of slots, would take them back, and the target would delete their keys."""
-        [said] = await self.tell(target, [_BUMP])  # +BUMPED 7, or +STILL 7
-        [info] = await self.ask(source, [_INFO])
-        for answer in (said, info):
-            if answer[:1] == b"-":
-                raise NotYet(text(answer))
-        mine, newest = int(said.split(b" ")[1]), epochs_in(text(info)).mine
+        mine, newest = await asyncio.gather(self._epoch(target), self._epoch(source))
+        if mine <= newest:  # not without need: who hangs does it when it is back, and may have been replaced
+            [said] = await self.tell(target, [_BUMP])  # +BUMPED 7, or +STILL 7
+            if said[:1] == b"-":
+                raise NotYet(text(said))
+            mine = int(said.split()[1])
         if mine <= newest:
             raise NotYet(f"{target.address.ip} has epoch {mine}, {source.address.ip} {newest}")
+
+    async def _epoch(self, master: Master) -> int:
+        [info] = await self.ask(master, [_INFO])
+        if info[:1] == b"-":
+            raise NotYet(text(info))
+        return epochs_in(text(info)).mine
 
     async def _settle_epochs(self, masters: Mapping[str, Master]) -> None:
         """A master that hears of another which has its epoch takes a newer one by itself, and so claims
@@ -184,19 +247,20 @@ class Masters:
             raise NotYet(f"{one.address.ip} and {other.address.ip} have not settled their epochs")
 
     async def _inherit(self, masters: Mapping[str, Master]) -> None:
-        heirs: dict[int, str] = {}
+        heirs: dict[int, tuple[str, str]] = {}
         for slot in _orphans(masters) & self._taken.keys():
-            before, now = self._taken[slot], masters.get(self._taken[slot].shard)
+            source, before = self._taken[slot]
+            now = masters.get(before.shard)
             # whose epoch is not newer has been replaced itself, and come back
             if now is not None and now.address != before.address and now.me.epoch > before.me.epoch:
-                heirs[slot] = now.shard
+                heirs[slot] = source if source in masters else _other(masters, now.shard), now.shard
         await self._bequeath(heirs, masters)
 
     async def _adopt(self, masters: Mapping[str, Master]) -> None:
         """If we died with such a master, nobody remembers. Then they are theirs who have most of their keys.
         Not while slots move: a source must not have a new epoch then."""
         orphans = _orphans(masters)
-        if not orphans or len(masters) < len(self.shards):
+        if not orphans or not self.shards.keys() <= masters.keys():
             self._orphaned = None
             return
         self._orphaned = self._orphaned or time.monotonic()
@@ -204,23 +268,41 @@ class Masters:
             counts = list(
                 zip(await asyncio.gather(*map(self.counts, masters.values())), masters, strict=True)
             )
-            heirs = {slot: max(counts, key=lambda one: one[0].get(slot, 0))[1] for slot in orphans}
-            await self._bequeath(heirs, masters)
+            ranked = {
+                slot: [name for _, name in sorted(counts, key=lambda one: one[0].get(slot, 0))]
+                for slot in orphans
+            }
+            await self._bequeath({slot: (names[0], names[-1]) for slot, names in ranked.items()}, masters)
 
-    async def _bequeath(self, heirs: Mapping[int, str], masters: Mapping[str, Master]) -> None:
-        """Give each of these slots to that shard. Raises `NotYet` if there were any: who asks, asks again."""
-        left: dict[str, list[int]] = {}
-        for slot, name in heirs.items():
-            left.setdefault(name, []).append(slot)
-        for name, some in left.items():
-            now, others = masters[name], [master for other, master in masters.items() if other != name]
-            log.info("slots inherited", node=now.address.ip, slots=len(some))
-            _, *said = await self.tell(now, [_BUMP, *_mine(some, now)])
-            check(said)
-            told = [assign(slot, "NODE", now) for slot in some]
-            await asyncio.gather(*(self.tell(other, told) for other in others))
-        if left:
-            raise NotYet("slots have a master again")
+    async def _bequeath(self, heirs: Mapping[int, tuple[str, str]], masters: Mapping[str, Master]) -> None:
+        """Nobody claims these slots. Of each pair of shards, the second has their keys; have the first give
+        them to it. Raises `NotYet` if there were any: who asks, asks again.
+
+        The heir does not just take them: it would have heard nobody claim them (`remind`).
+        """
+        if not heirs:
+            return
+        if self._bequeathing.locked():
+            raise NotYet("slots are being inherited")
+        async with self._bequeathing:
+            for pair in sorted(set(heirs.values())):
+                some = [slot for slot, wanted in heirs.items() if wanted == pair]
+                giver, heir = (masters[name] for name in pair)
+                log.info("slots inherited", node=heir.address.ip, slots=len(some))
+                if giver is heir:  # there is nobody else who could claim them
+                    check((await self.tell(heir, [_BUMP, *_mine(some, heir)]))[1:])
+                    continue
+                known = [assign(slot, "NODE", giver) for slot in some]
+                check(await self.tell(heir, [*(assign(slot, "IMPORTING", giver) for slot in some), *known]))
+                away = [assign(slot, "MIGRATING", heir) for slot in some]
+                check((await self.tell(giver, [_MULTI, *known, *away, _EXEC]))[-len(some) :])
+                await self.remind(heir, giver, some[0])
+                for first in range(0, len(some), TAKEN_AT_ONCE):
+                    await self.hand_over(giver, heir, some[first : first + TAKEN_AT_ONCE])
+                told = [assign(slot, "NODE", heir) for slot in some]
+                others = masters.keys() - {giver.shard, heir.shard}
+                await asyncio.gather(*(self.tell(masters[name], told) for name in others))
+        raise NotYet("slots have a master again")
 
     def given_back(self, slot: int) -> None:
         """The slot is not any more whose we had it be."""
@@ -272,9 +354,12 @@ class Masters:
                 await link.call("FLUSHALL", "ASYNC")
                 await link.call("CLUSTER", "REPLICATE", master.me.engine_id)
 
-    async def _of(self, name: str) -> tuple[Master | None, bool]:
-        """The shard's master, and whether all its nodes have answered."""
-        asked = {asyncio.create_task(self._claim(name, node)) for node in self.shards[name]}
+    def _nodes(self, name: str) -> Sequence[Node]:
+        return [self._seconds[name]] if name in self._seconds else self.shards[name]
+
+    async def _of(self, name: str) -> tuple[list[Master], bool]:
+        """Who claims to be its master, the newest claim first, and whether all its nodes have answered."""
+        asked = {asyncio.create_task(self._claim(name, node)) for node in self._nodes(name)}
         answers: list[Master | bool] = []
         try:
             for seconds in (LOOK_AGAIN_SECONDS, LOOK_SECONDS):
@@ -287,7 +372,8 @@ class Masters:
                 task.cancel()
         claims = [answer for answer in answers if isinstance(answer, Master)]
         # one that has just come back may not have heard yet that it was replaced
-        return max(claims, key=lambda master: master.me.epoch, default=None), not asked and all(answers)
+        claims.sort(key=lambda master: master.me.epoch, reverse=True)
+        return claims, not asked and all(answers)
 
     async def _claim(self, name: str, node: Node) -> Master | bool:
         """The node, if it is a master; else whether it has answered."""
@@ -349,17 +435,27 @@ def _orphans(masters: Mapping[str, Master]) -> set[int]:
     }
 
 
+def _other(masters: Iterable[str], name: str) -> str:
+    """Another one, if there is one."""
+    return next((other for other in masters if other != name), name)
+
+
+def _owners(masters: Iterable[Master]) -> dict[int, Master]:
+    """Who has each slot; of two that claim one, the newer claim counts."""
+    owner: dict[int, Master] = {}
+    for master in sorted(masters, key=lambda master: master.me.epoch):
+        owner.update(dict.fromkeys(slots.of(master.me.slots), master))
+    return owner
+
+
 def owned_by(masters: Mapping[str, Master]) -> dict[str, list[int]]:
-    """The slots of each shard; of two that claim one, the newer claim counts. Raises `NotYet` when nobody
-    claims one."""
-    owner: dict[int, str] = {}
-    for name, master in sorted(masters.items(), key=lambda item: item[1].me.epoch):
-        owner.update(dict.fromkeys(slots.of(master.me.slots), name))
-    if len(owner) < slots.SLOTS:
-        raise NotYet(f"{slots.SLOTS - len(owner)} slots have no master")
+    """The slots of each. Raises `NotYet` when nobody claims one."""
+    owners = _owners(masters.values())
+    if len(owners) < slots.SLOTS:
+        raise NotYet(f"{slots.SLOTS - len(owners)} slots have no master")
     owned: dict[str, list[int]] = {name: [] for name in masters}
-    for slot, name in owner.items():
-        owned[name].append(slot)
+    for slot, master in owners.items():
+        owned[master.shard].append(slot)
     return owned
 
 

@@ -61,6 +61,7 @@ class Mover:
         await self._close_open()
         while planned := slots.moves(await self._owned(), keep):
             await self.move(planned)
+            await self._close_open()
         await self._agree()
 
     async def move(self, planned: Sequence[Move]) -> None:
@@ -96,9 +97,13 @@ class Mover:
 
     async def turn_back(self) -> None:
         """No slot is open: moves that cannot be done to their end are undone. For a moment the clients of
-        such a slot find none of the keys that had gone already."""
-        for move in await patiently(self._open_moves):
-            await patiently(partial(self._turn, *move))
+        such a slot find none of the keys that had gone already. (Those of a second master go on.)"""
+        moves = await patiently(self._open_moves)
+        if home := [move for move in moves if move[1] not in self._masters.shards]:
+            await self.move(home)
+        for move in moves:
+            if move not in home:
+                await patiently(partial(self._turn, *move))
         await self._agree()
 
     async def equip(self, new: Sequence[str]) -> None:
@@ -122,12 +127,17 @@ class Mover:
         async def counted() -> dict[str, dict[int, int]]:
             masters, owned = await self._masters.whole()
             counts = await asyncio.gather(*map(self._masters.counts, masters.values()))
-            return {
-                name: {slot: count.get(slot, 0) for slot in owned[name]}
-                for name, count in zip(masters, counts, strict=True)
-            }
+            found: dict[str, dict[int, int]] = {}
+            for (name, master), count in zip(masters.items(), counts, strict=True):
+                home = found.setdefault(self._home(master), {})
+                home |= {slot: count.get(slot, 0) for slot in owned[name]}
+            return found
 
         return await patiently(counted)
+
+    def _home(self, master: Master) -> str:
+        """The shard that it is a master of, the first or a second one."""
+        return self._names[master.me.engine_id]
 
     async def _owned(self) -> dict[str, list[int]]:
         """The slots of each shard. Waits until each slot has a master."""
@@ -149,14 +159,14 @@ class Mover:
         masters, owns = await self._masters.whole()
         counts = await asyncio.gather(*map(self._masters.counts, masters.values()))
         owner = {slot: name for name, owned in owns.items() for slot in owned}
-        goes: dict[int, str] = {}
+        goes = {slot: home for slot, name in owner.items() if (home := self._home(masters[name])) != name}
         for name, master in masters.items():
             for slot, to in master.me.migrating.items():
                 if owner[slot] == name and self._names.get(to, name) != name:
                     goes[slot] = self._names[to]
         for (name, master), count in zip(masters.items(), counts, strict=True):
             for slot in (*master.me.importing, *count):  # who has keys of it, above all
-                if owner[slot] != name:
+                if owner[slot] != name and name in self._masters.shards:  # others' are old copies
                     goes[slot] = name
         for name, master in masters.items():
             over = [slot for slot in master.me.importing if goes.get(slot) != name]
@@ -215,6 +225,8 @@ class Mover:
         """A master that died and was replaced comes back as one. It becomes a replica by itself if all its
         slots have gone to one node; if they have gone to several, it stays, without slots."""
         for name, master in masters.items():
+            if name not in self._masters.shards:
+                raise NotYet(f"{master.address.ip} is a second master of its shard, and has slots")
             claims: dict[Address, tuple[bool, int]] = {}
             for node in self._masters.shards[name]:
                 if (view := views.get(address := Address(node.ip, node.port))) is not None:
@@ -229,7 +241,7 @@ class Mover:
 
 def _odd(seen: Sequence[Member], wanted: Mapping[int, str]) -> set[int]:
     """The slots that a node thinks somebody else has, or has open."""
-    known = {slot: member.engine_id for member in seen for slot in slots.of(member.slots)}
+    known = cluster.owners(seen)
     me = cluster.myself(seen)
     return {slot for slot in wanted if known.get(slot) != wanted[slot]} | {*me.importing, *me.migrating}
 
