@@ -21,10 +21,10 @@ use crate::databases::shown;
 use crate::dedicated::Dedicated;
 use crate::resp::{self, OK};
 use crate::siblings;
-use crate::slow::{Request, broken};
+use crate::slow::{Request, reach};
 use crate::slowlog::secret;
 use crate::table::ADMIN;
-use crate::world::{NONE, W};
+use crate::world::W;
 
 /// Lines that wait for one who watches; who is further behind is cut off.
 const BEHIND: usize = 1024;
@@ -108,14 +108,11 @@ pub async fn watch(c: &Rc<Client>, request: &Request) {
         },
     };
     // Whether this account may, is for the servers to say.
-    let node = shard.unwrap_or_else(|| c.w.any());
-    if node == NONE {
-        return c.emit(b"-ERR no server can be asked now\r\n");
-    }
     let ident = c.ident.borrow().clone();
-    let mut server = match Dedicated::new(c.w, c.key(node), &ident).await {
+    let own = async |node| Dedicated::new(c.w, c.key(node), &ident).await;
+    let mut server = match reach(c, || shard.unwrap_or_else(|| c.w.any()), own).await {
         Ok(server) => server,
-        Err(failure) => return c.emit(&broken(failure)),
+        Err(error) => return c.emit(&error),
     };
     match server.ask(&c.w.request(&["MONITOR"])).await {
         Ok(reply) if reply[..] == *OK => c.emit(OK),

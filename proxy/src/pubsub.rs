@@ -16,9 +16,9 @@ use crate::config::Mode;
 use crate::dedicated::unless;
 use crate::resp::{Replies, Value, Write};
 use crate::route::{self, Place};
-use crate::slow::{Request, broken};
-use crate::upstream::open;
-use crate::world::{NONE, W};
+use crate::slow::{Request, reach};
+use crate::upstream::{Failure, open};
+use crate::world::W;
 
 /// What a RESP2 client may say while it is subscribed.
 pub fn allowed(name: &str) -> bool {
@@ -88,22 +88,22 @@ pub async fn change(c: &Rc<Client>, request: &Request) {
     let subs = &c.subscriptions;
     let shared = subs.shared.clone();
     let names: Vec<Vec<u8>> = (1..request.argc()).map(|i| request.arg(i).to_vec()).collect();
-    let mut node = c.w.speaker();
+    let mut slot = None;
     if sharded && c.w.mode.get() == Mode::Cluster && request.argc() > 1 {
-        node = match route::place(request.cmd, &request.words()) {
-            Place::Slot(slot) => c.w.slots[slot as usize].get(),
+        slot = match route::place(request.cmd, &request.words()) {
+            Place::Slot(slot) => Some(slot as usize),
             _ => return c.emit(route::CROSSSLOT),
         };
     }
+    let serves = || slot.map_or_else(|| c.w.speaker(), |slot| c.w.slots[slot].get());
     let found = {
-        let links = subs.links.borrow();
+        let (links, node) = (subs.links.borrow(), serves());
         links.iter().position(|l| l.sharded == sharded && (!sharded || l.node == node || request.argc() == 1))
     };
     let link = match found {
         Some(link) => link,
         None if !on => return none(c, name, &names),
-        None if node == NONE => return c.emit(b"-CLUSTERDOWN Hash slot not served\r\n"),
-        None => match connect(c, node, sharded).await {
+        None => match reach(c, serves, async |node| connect(c, node, sharded).await).await {
             Ok(link) => link,
             Err(error) => return c.emit(&error),
         },
@@ -148,10 +148,10 @@ fn none(c: &Rc<Client>, name: &str, names: &[Vec<u8>]) {
     c.emit(&out);
 }
 
-async fn connect(c: &Rc<Client>, node: u16, sharded: bool) -> Result<usize, Vec<u8>> {
+async fn connect(c: &Rc<Client>, node: u16, sharded: bool) -> Result<usize, Failure> {
     let w: W = c.w;
     let ident = c.ident.borrow().clone();
-    let stream = open(w, c.key(node), &ident).await.map_err(broken)?;
+    let stream = open(w, c.key(node), &ident).await?;
     let (read, write) = stream.into_split();
     let shared = c.subscriptions.shared.clone();
     shared.broken.set(false);

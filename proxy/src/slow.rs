@@ -1,6 +1,7 @@
 //! Commands that take more than one step, or that the proxy answers itself. One at a time per client: when one
 //! begins all earlier ones are answered, and later ones wait until it is done.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -98,28 +99,46 @@ pub async fn perform(c: &Rc<Client>, request: Request) {
     }
 }
 
-/// Where this request belongs now; waits for a while if nobody serves it.
-pub async fn node_for(c: &Rc<Client>, request: &Request) -> Option<u16> {
+/// What comes of reaching a server: the one that serves this at the time. Another one, or the same again, while none
+/// can be reached.
+pub async fn reach<T>(
+    c: &Rc<Client>,
+    serves: impl Fn() -> u16,
+    how: impl AsyncFn(u16) -> Result<T, Failure>,
+) -> Result<T, Vec<u8>> {
     let since = c.w.clock();
     loop {
-        let node = if c.w.mode.get() == Mode::Split {
-            c.w.master.get()
-        } else {
-            match route::place(request.cmd, &request.words()) {
-                Place::Slot(slot) => c.w.slots[slot as usize].get(),
-                _ => c.w.any(),
-            }
+        let error = match serves() {
+            NONE => b"-CLUSTERDOWN Hash slot not served\r\n".to_vec(),
+            node => match how(node).await {
+                Ok(reached) => return Ok(reached),
+                Err(Failure::Refused(words)) => return Err(words.to_vec()),
+                Err(failure) => broken(failure),
+            },
         };
-        if node != NONE {
-            return Some(node);
-        }
-        if retry::expired(c.w, since) {
-            c.emit(b"-CLUSTERDOWN Hash slot not served\r\n");
-            return None;
+        if retry::expired(c.w, since) || c.closed.get() {
+            return Err(error);
         }
         c.w.refresh.notify_one();
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Where this request belongs now.
+fn serves(c: &Client, request: &Request) -> u16 {
+    if c.w.mode.get() == Mode::Split {
+        return c.w.master.get();
+    }
+    match route::place(request.cmd, &request.words()) {
+        Place::Slot(slot) => c.w.slots[slot as usize].get(),
+        _ => c.w.any(),
+    }
+}
+
+/// The same; waits for a while if nobody serves it.
+pub async fn node_for(c: &Rc<Client>, request: &Request) -> Option<u16> {
+    let found = reach(c, || serves(c, request), async |node| Ok(node)).await;
+    found.map_err(|error| c.emit(&error)).ok()
 }
 
 /// Over the shared connection, when nobody served the slot a moment ago.
@@ -156,32 +175,22 @@ async fn block(c: &Rc<Client>, request: &Request) {
         }
     }
     let since = c.w.clock();
-    let mut asking = None;
+    let asking = Cell::new(None);
     loop {
-        let node = match asking {
-            Some(node) => node,
-            None => match node_for(c, request).await {
-                Some(node) => node,
-                None => return,
-            },
-        };
         let ident = c.ident.borrow().clone();
-        let mut own = match Dedicated::get(c.w, c.key(node), &ident).await {
+        let get = async |node| Dedicated::get(c.w, c.key(node), &ident).await;
+        let asked = asking.get();
+        let mut own = match reach(c, || asking.take().unwrap_or_else(|| serves(c, request)), get).await {
             Ok(own) => own,
-            Err(Failure::Broken(_)) if !retry::expired(c.w, since) => {
-                c.w.refresh.notify_one();
-                asking = None;
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-            Err(failure) => return c.emit(&broken(failure)),
+            Err(error) => return c.emit(&error),
         };
-        let asked = if asking.take().is_some() { own.ask(b"*1\r\n$6\r\nASKING\r\n").await.map(|_| ()) } else { Ok(()) };
-        let asked = match asked {
+        let node = own.key.node;
+        let ready = if asked == Some(node) { own.ask(b"*1\r\n$6\r\nASKING\r\n").await.map(|_| ()) } else { Ok(()) };
+        let sent = match ready {
             Ok(()) => own.send(&request.raw).await,
             Err(e) => Err(e),
         };
-        let reply = match asked {
+        let reply = match sent {
             // For as long as it takes.
             Ok(()) => own.receive().await,
             Err(e) => Err(e),
@@ -206,7 +215,7 @@ async fn block(c: &Rc<Client>, request: &Request) {
                 c.w.refresh.notify_one();
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            Some(To::Ask(addr)) => asking = Some(retry::target(c.w, node, &addr)),
+            Some(To::Ask(addr)) => asking.set(Some(retry::target(c.w, node, &addr))),
             Some(_) => {
                 c.w.refresh.notify_one();
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -362,12 +371,9 @@ async fn select(c: &Rc<Client>, request: &Request) {
         };
     }
     let Ok(db) = u32::try_from(db) else { return c.emit(b"-ERR DB index is out of range\r\n") };
-    let node = c.w.master.get();
-    if node == NONE {
-        return c.emit(b"-ERR no server can be asked now\r\n");
-    }
+    let Some(node) = node_for(c, request).await else { return };
     let conn = Conn::get(c.w, Key { db, ..c.key(node) }, c.lane(), &c.ident.borrow().clone());
-    let reply = call(&conn, request.raw.clone(), true, true).await;
+    let reply = call(&conn, request.raw.clone(), true, false).await;
     if reply.starts_with(b"+OK") {
         c.db.set(db);
         c.changed();

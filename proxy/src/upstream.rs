@@ -16,10 +16,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::buf::{BIG, Requests};
 use crate::client::Client;
 use crate::command::Cmd;
+use crate::dedicated::unless;
 use crate::resp::{self, MAX_BULK, Replies};
 use crate::retry;
 use crate::slowlog;
@@ -301,50 +303,55 @@ pub async fn call(conn: &Conn, request: Bytes, repeatable: bool, fixed: bool) ->
     call.wait().await
 }
 
-/// Connects and becomes who the clients are.
+/// Connects and becomes who the clients are. A server that is busy is waited for as if it had been asked before.
 pub async fn open(w: W, key: Key, ident: &Ident) -> Result<TcpStream, Failure> {
-    let limit = Duration::from_millis(w.config().times.connect_ms);
+    let times = w.config().times.clone();
     let addr = w.addr(key.node);
-    let opening = async {
-        let mut stream = TcpStream::connect(&addr).await.map_err(|e| Failure::Broken(format!("{addr}: {e}")))?;
-        let _ = stream.set_nodelay(true);
-        let _ = socket2::SockRef::from(&stream)
-            .set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)));
-        let mut steps: Vec<Vec<u8>> = Vec::new();
-        match (&ident.user, &ident.password) {
-            (Some(user), Some(password)) => steps.push(resp::request(&[b"AUTH", &user[..], &password[..]])),
-            (None, Some(password)) => steps.push(resp::request(&[b"AUTH", &password[..]])),
-            _ => {}
-        }
-        if key.proto == 3 {
-            steps.push(resp::request(&["HELLO", "3"]));
-        }
-        if key.db != 0 {
-            steps.push(resp::request(&["SELECT", &key.db.to_string()]));
-        }
-        // Nothing is asked before the server has said something: the kernel still takes connections for one that is
-        // dying, and what was sent to it then would be in doubt.
-        let stranger = steps.is_empty();
-        if stranger {
-            steps.push(resp::request(&["PING"]));
-        }
-        for step in steps {
-            let broken = |e: std::io::Error| Failure::Broken(format!("{addr}: {e}"));
-            stream.write_all(&step).await.map_err(broken)?;
-            let reply = read_reply(&mut stream).await.map_err(broken)?;
-            if reply.starts_with(b"-ERR max number of clients") {
-                return Err(Failure::Broken(format!("{addr}: no connection left")));
-            }
-            if reply.starts_with(b"-") && !stranger {
-                return Err(Failure::Refused(reply));
-            }
-        }
-        Ok(stream)
-    };
-    match tokio::time::timeout(limit, opening).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::Broken(format!("{addr}: no answer"))),
+    let broken = |e: std::io::Error| Failure::Broken(format!("{addr}: {e}"));
+    let late = |_| Failure::Broken(format!("{addr}: no answer"));
+    let connecting = timeout(Duration::from_millis(times.connect_ms), TcpStream::connect(&addr));
+    let mut stream = connecting.await.map_err(late)?.map_err(broken)?;
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(&stream)
+        .set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)));
+    let introduced = unless(w.until_replaced(key.node), introduce(&mut stream, key, ident));
+    match timeout(Duration::from_millis(times.reply_ms), introduced).await.map_err(late)?.map_err(broken)? {
+        None => Ok(stream),
+        Some(refusal) => Err(Failure::Refused(refusal)),
     }
+}
+
+/// Says who asks, for what; and what the server has against it.
+async fn introduce(stream: &mut TcpStream, key: Key, ident: &Ident) -> std::io::Result<Option<Bytes>> {
+    let mut steps: Vec<Vec<u8>> = Vec::new();
+    match (&ident.user, &ident.password) {
+        (Some(user), Some(password)) => steps.push(resp::request(&[b"AUTH", &user[..], &password[..]])),
+        (None, Some(password)) => steps.push(resp::request(&[b"AUTH", &password[..]])),
+        _ => {}
+    }
+    if key.proto == 3 {
+        steps.push(resp::request(&["HELLO", "3"]));
+    }
+    if key.db != 0 {
+        steps.push(resp::request(&["SELECT", &key.db.to_string()]));
+    }
+    // Nothing is asked before the server has said something: the kernel still takes connections for one that is
+    // dying, and what was sent to it then would be in doubt.
+    let stranger = steps.is_empty();
+    if stranger {
+        steps.push(resp::request(&["PING"]));
+    }
+    for step in steps {
+        stream.write_all(&step).await?;
+        let reply = read_reply(stream).await?;
+        if reply.starts_with(b"-ERR max number of clients") {
+            return Err(std::io::Error::other("no connection left"));
+        }
+        if reply.starts_with(b"-") && !stranger {
+            return Ok(Some(reply));
+        }
+    }
+    Ok(None)
 }
 
 /// One reply, when nothing else can follow it.

@@ -268,3 +268,69 @@ fn who_comes_while_no_server_can_be_asked_waits_for_one() {
     assert!(clients[1].receive().starts_with(b"%"));
     assert!(clients[2].receive().starts_with(b"-WRONGPASS"));
 }
+
+/// What needs a connection of its own to a server, and what the last of it is answered.
+const APART: [(&[&[&str]], &str); 7] = [
+    (&[&["SELECT", "1"]], "+OK\r\n"),
+    (&[&["HELLO", "3"], &["GET", "k"]], "$1\r\n1\r\n"),
+    (&[&["WATCH", "k"]], "+OK\r\n"),
+    (&[&["MULTI"], &["GET", "k"], &["EXEC"]], "*1\r\n$1\r\n1\r\n"),
+    (&[&["BLPOP", "list", "0"]], "*2\r\n$4\r\nlist\r\n$1\r\nx\r\n"),
+    (&[&["SUBSCRIBE", "news"]], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"),
+    (&[&["MONITOR"]], "+OK\r\n"),
+];
+
+/// Each of these clients asks one of it.
+fn ask_apart(clients: &mut [Client]) {
+    for (client, (all, _)) in clients.iter_mut().zip(&APART) {
+        all.iter().for_each(|words| client.send(words));
+    }
+}
+
+fn answered(clients: &mut [Client]) {
+    for (client, (all, want)) in clients.iter_mut().zip(&APART) {
+        let replies: Vec<Vec<u8>> = all.iter().map(|_| client.receive()).collect();
+        assert_eq!(replies.last().unwrap().escape_ascii().to_string(), want.escape_default().to_string(), "{all:?}");
+    }
+}
+
+#[test]
+fn who_comes_while_a_server_is_busy_waits_for_it() {
+    for password in [None, Some("secret")] {
+        let args: Vec<&str> = password.iter().flat_map(|password| ["--requirepass", password]).collect();
+        let server = Server::start(&args);
+        let own = password.map_or(String::new(), |password| format!("password = \"{password}\"\n"));
+        let times = "[times]\nconnect_ms = 300\nretry_ms = 300\n";
+        let proxy = Proxy::start("split", &[server.addr()], &(own + times));
+        let come = |mut client: Client| {
+            if let Some(password) = password {
+                client.ok(&["AUTH", password]);
+            }
+            client
+        };
+        let (mut direct, mut client) = (come(server.client()), come(proxy.client()));
+        client.ok(&["SET", "k", "1"]);
+        let mut clients: Vec<Client> = APART.iter().map(|_| come(proxy.client())).collect();
+        direct.send(&["DEBUG", "SLEEP", "1.5"]);
+        sleep(Duration::from_millis(100));
+        ask_apart(&mut clients);
+        client.send(&["RPUSH", "list", "x"]);
+        answered(&mut clients);
+        assert_eq!(client.receive(), b":1\r\n");
+    }
+}
+
+#[test]
+fn who_comes_while_a_server_is_started_waits_for_it() {
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let proxy = Proxy::start("split", &[server.addr()], "");
+    let mut client = proxy.client();
+    client.ok(&["SET", "k", "1"]);
+    assert_eq!(client.int(&["RPUSH", "list", "x"]), 1);
+    server.stop();
+    let mut clients: Vec<Client> = APART.iter().map(|_| proxy.client()).collect();
+    ask_apart(&mut clients);
+    sleep(Duration::from_millis(300));
+    server.again();
+    answered(&mut clients);
+}
